@@ -1,0 +1,204 @@
+//! Every flag, defined once: help, completions and environment variables come from here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs Kimi-K2-class mixture-of-experts models.
+#[derive(Parser)]
+#[command(
+    name = "abruzzi",
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  abruzzi generate -p \"In the beginning\"        text from the demo model that ships with abruzzi
+  abruzzi verify -m DIR                         is every tensor there, and sound?
+  abruzzi inspect -m DIR/config.json --json     parameters and bytes, without the weights
+
+Exit codes: 0 done, 1 the work failed, 2 usage, 130 interrupted. Every long flag can be set as ABRUZZI_<FLAG>."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Continue a text.
+    Generate(GenerateArgs),
+    /// Talk, with the model's chat template.
+    Chat(ChatArgs),
+    /// Write the logits of given token ids to a safetensors file.
+    Logits(LogitsArgs),
+    /// Turn text into token ids, or back.
+    Tokenize(TokenizeArgs),
+    /// Count a model's parameters and bytes; needs only its config.json.
+    Inspect(InspectArgs),
+    /// Check that every tensor is present, of the right shape and type, and finite.
+    Verify(VerifyArgs),
+    /// Say what this machine offers.
+    Doctor(JsonArgs),
+    /// Print a shell completion script.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Checkpoint folder [default: the demo model]
+    #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Where to compute.
+    #[arg(long, env = "ABRUZZI_DEVICE", value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Worker threads; 0 takes one per core.
+    #[arg(short, long, env = "ABRUZZI_THREADS", default_value_t = 0)]
+    pub threads: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Device {
+    /// The best this build and machine have.
+    Auto,
+    /// The processor.
+    Cpu,
+}
+
+#[derive(Args)]
+pub struct JsonArgs {
+    /// Machine-readable output on stdout.
+    #[arg(long, env = "ABRUZZI_JSON")]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct SamplingArgs {
+    /// Tokens to generate at most.
+    #[arg(short, long, env = "ABRUZZI_N", default_value_t = 128, value_name = "N")]
+    pub n: usize,
+    /// Temperature; 0 always takes the most probable token.
+    #[arg(long, env = "ABRUZZI_TEMP", default_value_t = 0.6, allow_negative_numbers = true)]
+    pub temp: f32,
+    /// Keep this many most probable tokens; 0 keeps all.
+    #[arg(long, env = "ABRUZZI_TOP_K", default_value_t = 40)]
+    pub top_k: usize,
+    /// Keep the most probable tokens up to this sum of probabilities.
+    #[arg(long, env = "ABRUZZI_TOP_P", default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Drop tokens below this share of the most probable one.
+    #[arg(long, env = "ABRUZZI_MIN_P", default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Seed; the same seed gives the same text [default: random, printed at the end]
+    #[arg(short, long, env = "ABRUZZI_SEED")]
+    pub seed: Option<u64>,
+    /// Stop before this text (may be given several times).
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Go on past the model's stop tokens.
+    #[arg(long, env = "ABRUZZI_IGNORE_EOS")]
+    pub ignore_eos: bool,
+    /// Tokens of context [default: the model's longest]
+    #[arg(short, long, env = "ABRUZZI_CTX_SIZE", value_name = "TOKENS")]
+    pub ctx_size: Option<usize>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  abruzzi generate -p \"In the beginning\" -n 64 --seed 7
+  abruzzi generate -f prompt.txt --temp 0 --json | jq -r 'select(.event==\"token\").text'")]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The text to continue.
+    #[arg(short, long, env = "ABRUZZI_PROMPT", required_unless_present = "file", value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Read the text to continue from a file.
+    #[arg(short, long, env = "ABRUZZI_FILE", conflicts_with = "prompt", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Print load, prefill and decode statistics in full.
+    #[arg(long, env = "ABRUZZI_STATS")]
+    pub stats: bool,
+    #[command(flatten)]
+    pub output: JsonArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  abruzzi chat -m DIR                       type, Enter; Ctrl-D ends
+  echo \"Who are you?\" | abruzzi chat -m DIR --temp 0")]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// System message.
+    #[arg(long, visible_alias = "sys", env = "ABRUZZI_SYSTEM", value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub output: JsonArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  abruzzi logits --tokens 5,6,7 --out logits.safetensors     one f32 tensor `logits` [tokens, vocab]")]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Token ids, separated by commas.
+    #[arg(long, env = "ABRUZZI_TOKENS", value_delimiter = ',', required = true, value_name = "IDS")]
+    pub tokens: Vec<u32>,
+    /// The file to write.
+    #[arg(short, long, env = "ABRUZZI_OUT", value_name = "FILE")]
+    pub out: PathBuf,
+    /// Decode token by token through the cache instead of one prefill.
+    #[arg(long, env = "ABRUZZI_STEP")]
+    pub step: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  abruzzi tokenize \"In the beginning\"
+  abruzzi tokenize --decode 82,315,708")]
+pub struct TokenizeArgs {
+    /// Checkpoint folder [default: the demo model]
+    #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// The text.
+    #[arg(required_unless_present = "decode")]
+    pub text: Option<String>,
+    /// Token ids to turn into text, separated by commas.
+    #[arg(long, value_delimiter = ',', conflicts_with = "text", value_name = "IDS")]
+    pub decode: Option<Vec<u32>>,
+    #[command(flatten)]
+    pub output: JsonArgs,
+}
+
+#[derive(Args)]
+pub struct InspectArgs {
+    /// Checkpoint folder or config.json [default: the demo model]
+    #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: JsonArgs,
+}
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Checkpoint folder [default: the demo model]
+    #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Reading threads; 0 takes one per core.
+    #[arg(short, long, env = "ABRUZZI_THREADS", default_value_t = 0)]
+    pub threads: usize,
+    #[command(flatten)]
+    pub output: JsonArgs,
+}

@@ -1,0 +1,50 @@
+//! `abruzzi doctor`: what this machine offers the engine.
+
+use std::io::Write;
+
+use abruzzi::checkpoint::memory;
+use abruzzi::device::cpu::{CpuDevice, Isa};
+use serde_json::json;
+
+use crate::args::JsonArgs;
+use crate::ui::bytes;
+
+pub fn run(args: JsonArgs) -> anyhow::Result<()> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let processor = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
+    let processor = processor.map_or("unknown", |(_, name)| name.trim());
+    let threads = CpuDevice::new(0)?.threads();
+    let huge = read("/sys/kernel/mm/transparent_hugepage/enabled");
+    let huge = huge.split(['[', ']']).nth(1).unwrap_or("not available");
+    let nodes = std::fs::read_dir("/sys/devices/system/node").into_iter().flatten().flatten();
+    let nodes = nodes.filter(|e| {
+        let name = e.file_name();
+        name.to_str().and_then(|n| n.strip_prefix("node")).is_some_and(|n| n.parse::<u32>().is_ok())
+    });
+    let (nodes, memory) = (nodes.count().max(1), memory::available());
+
+    let mut out = std::io::stdout();
+    if args.json {
+        let value = json!({
+            "processor": processor,
+            "threads": threads,
+            "instructions": Isa::detect().name(),
+            "memory_available": memory,
+            "numa_nodes": nodes,
+            "transparent_huge_pages": huge,
+            "gpu": null,
+        });
+        writeln!(out, "{value}")?;
+        return Ok(());
+    }
+    writeln!(out, "processor          {processor}")?;
+    writeln!(out, "worker threads     {threads}")?;
+    writeln!(out, "kernels            {}", Isa::detect().name())?;
+    writeln!(out, "memory available   {}", bytes(memory))?;
+    writeln!(out, "NUMA nodes         {nodes}")?;
+    let advice = if huge == "never" { " (loading is slower; `madvise` is enough)" } else { "" };
+    writeln!(out, "huge pages         {huge}{advice}")?;
+    writeln!(out, "GPU                not used: this version computes on the CPU")?;
+    Ok(())
+}

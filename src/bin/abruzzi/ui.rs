@@ -1,0 +1,125 @@
+//! What commands share: finding the model, loading it with a progress bar, units.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use abruzzi::{CancelToken, DeviceChoice, Engine, LoadProgress, Sampling, SessionOptions};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::{Device, ModelArgs, SamplingArgs};
+
+/// Below this a load is over before a bar could be read.
+const BAR_FROM: Duration = Duration::from_millis(300);
+
+/// The checkpoint to use: the one asked for, or the demo model beside the executable, the sources or here.
+pub fn model_path(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = asked {
+        return Ok(path.to_owned());
+    }
+    let executable = std::env::current_exe().and_then(|exe| exe.canonicalize()).unwrap_or_default();
+    let beside_executable = executable.ancestors().skip(1).take(4);
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let roots = beside_executable.chain([sources, Path::new(".")]);
+    let shared = roots.flat_map(|root| [root.join("models/demo"), root.join("share/abruzzi/models/demo")]);
+    let mut candidates = shared.filter(|dir| dir.join("config.json").is_file());
+    candidates.next().ok_or_else(|| {
+        anyhow::anyhow!(
+            "the demo model (models/demo) was not found; name a checkpoint folder with -m or ABRUZZI_MODEL"
+        )
+    })
+}
+
+/// Loads the model with a bar on a terminal, and says what matters about it.
+pub fn load(args: &ModelArgs, cancel: &CancelToken) -> anyhow::Result<Engine> {
+    let path = model_path(args.model.as_deref())?;
+    let bar = progress_bar();
+    let shown = bar.clone();
+    let loaded = Engine::builder(&path)
+        .device(match args.device {
+            Device::Auto => DeviceChoice::Auto,
+            Device::Cpu => DeviceChoice::Cpu,
+        })
+        .threads(args.threads)
+        .cancel(cancel.clone())
+        .on_load(move |p| advance(&shown, p))
+        .load();
+    bar.finish_and_clear();
+    let engine = loaded?;
+    if !engine.skipped().0.is_empty() {
+        eprintln!("skipped: {}", engine.skipped());
+    }
+    Ok(engine)
+}
+
+/// A byte bar that draws itself only on a terminal and only once the work has lasted a moment.
+pub fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template(
+        "{msg} [{bar:40}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}",
+    );
+    let bar = ProgressBar::new(0).with_message("loading");
+    match style {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
+}
+
+/// Moves a bar to where the work is.
+pub fn advance(bar: &ProgressBar, progress: LoadProgress) {
+    if progress.seconds >= BAR_FROM.as_secs_f64() {
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes_done);
+    }
+}
+
+/// The library's settings of the sampling flags.
+pub fn sampling(args: &SamplingArgs) -> Sampling {
+    let mut sampling = Sampling::default();
+    sampling.temperature = args.temp;
+    sampling.top_k = args.top_k;
+    sampling.top_p = args.top_p;
+    sampling.min_p = args.min_p;
+    sampling.seed = args.seed;
+    sampling.max_tokens = args.n;
+    sampling.stop = args.stop.clone();
+    sampling.ignore_eos = args.ignore_eos;
+    sampling
+}
+
+/// Session options of the flags.
+pub fn session_options(args: &SamplingArgs, cancel: &CancelToken) -> SessionOptions {
+    let options = SessionOptions::default().cancel(cancel.clone());
+    match args.ctx_size {
+        Some(tokens) => options.context(tokens),
+        None => options,
+    }
+}
+
+/// Bytes in decimal units, as model sizes are quoted.
+pub fn bytes(n: u64) -> String {
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} MB", n as f64 / 1e6),
+        _ => format!("{:.2} GB", n as f64 / 1e9),
+    }
+}
+
+/// A count with thousands separated.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// The most memory this process has held, in bytes.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,214 @@
+//! What the forward pass is written against.
+//!
+//! A [`Device`] is a set of operations with tensors in and out. The model in [`crate::model`] is written once on top
+//! of it; a device may fuse, block and parallelise as it likes but not reinterpret: the formulas stand in the trait's
+//! documentation. Activations are matrices [rows, cols] with one row a token. Operations size their outputs
+//! themselves, so a workspace made for the largest batch serves every smaller one.
+//!
+//! A device knows matrices, not experts: which matrices a group of tokens is multiplied with is decided above.
+
+pub mod cpu;
+mod routing;
+
+pub use routing::{Routing, RoutingFault};
+
+use std::ops::Range;
+
+use crate::checkpoint::region::HostMatrix;
+use crate::checkpoint::weights::GatedMlp;
+use crate::config::{AttentionConfig, MoeConfig, RopeConfig};
+use crate::error::Result;
+
+/// Tokens a page of the key/value cache holds.
+pub const KV_PAGE: usize = 64;
+
+/// Number of rows and columns of an activation tensor.
+pub trait Shape {
+    /// Rows (tokens) in use.
+    fn rows(&self) -> usize;
+    /// Columns (features).
+    fn cols(&self) -> usize;
+}
+
+/// The place in the forward pass that a watched tensor belongs to; small enough to be recorded by a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// Layer, or `None` outside the layers.
+    pub layer: Option<usize>,
+    /// The checkpoint module whose output it is, without the layer's prefix.
+    pub module: &'static str,
+}
+
+/// The first non-finite value that was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trip {
+    /// The watched tensor.
+    pub site: Site,
+    /// Its row.
+    pub row: usize,
+    /// Its column.
+    pub col: usize,
+}
+
+/// Which of two equal forms of MLA to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlaForm {
+    /// Keys and values are expanded from the latent, page by page. Cheaper per score; right for many queries.
+    Expanded,
+    /// `kv_b` is absorbed into query and output, scores are taken on the latent itself. Right for few queries.
+    Absorbed,
+}
+
+/// One MLA call: where the queries stand and how they are shaped.
+#[derive(Debug, Clone, Copy)]
+pub struct MlaCall<'a> {
+    /// Layer of the cache to read.
+    pub layer: usize,
+    /// Position of the first query row; row i stands at `start + i` and sees positions `0 ..= start + i`.
+    pub start: usize,
+    /// Dimensions and softmax scale.
+    pub attention: &'a AttentionConfig,
+    /// The form to compute.
+    pub form: MlaForm,
+}
+
+/// The tokens one gated MLP is applied to, as positions in [`Routing::sorted_pairs`].
+#[derive(Debug, Clone)]
+pub struct Group<'a, M> {
+    /// Its weights.
+    pub mlp: &'a GatedMlp<M>,
+    /// Rows of the pair tensor it fills: consecutive positions of the expert-sorted pairs.
+    pub pairs: Range<usize>,
+}
+
+/// A backend of the forward pass.
+///
+/// Matrices multiply as y = W·x with x and y rows of tensors, accumulated in f32.
+pub trait Device: Send + Sync + 'static {
+    /// Activations.
+    type Tensor: Shape + Send;
+    /// A weight matrix, in its checkpoint format.
+    type Matrix: Send + Sync;
+    /// A weight vector.
+    type Vector: Send + Sync;
+    /// Key/value cache of one sequence, all layers.
+    type KvCache: Send;
+    /// Remembers the first non-finite value among watched tensors.
+    type Guard: Send + Default;
+
+    /// Runs `work` where the device's operations are cheapest to issue (on its threads, in its context).
+    fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
+
+    /// Brings a matrix to the device; host devices share the memory.
+    fn matrix(&self, host: &HostMatrix) -> Result<Self::Matrix>;
+
+    /// Brings a vector to the device.
+    fn vector(&self, host: &[f32]) -> Result<Self::Vector>;
+
+    /// A tensor for up to `max_rows` rows; it starts with none.
+    fn tensor(&self, max_rows: usize, cols: usize) -> Result<Self::Tensor>;
+
+    /// Copies all rows to host memory, row-major.
+    fn read(&self, tensor: &Self::Tensor, out: &mut Vec<f32>) -> Result<()>;
+
+    /// An empty cache for `layers` layers of `dim` elements a token.
+    fn kv_cache(&self, layers: usize, dim: usize) -> Result<Self::KvCache>;
+
+    /// Makes room for `tokens` tokens, in pages of [`KV_PAGE`].
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`]; what the cache held stays.
+    fn kv_reserve(&self, cache: &mut Self::KvCache, tokens: usize) -> Result<()>;
+
+    /// out[i] = table[ids[i]]. Ids are below the table's rows.
+    fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
+
+    /// out = x / √(mean(x²) + eps) ⊙ weight, by row.
+    fn rms_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// out = W·x.
+    fn linear(&self, x: &Self::Tensor, w: &Self::Matrix, out: &mut Self::Tensor) -> Result<()>;
+
+    /// sum += x, elementwise.
+    fn add(&self, x: &Self::Tensor, sum: &mut Self::Tensor) -> Result<()>;
+
+    /// out = down·(silu(gate·x) ⊙ (up·x)), silu(z) = z / (1 + e^-z).
+    fn gated_mlp(&self, x: &Self::Tensor, mlp: &GatedMlp<Self::Matrix>, out: &mut Self::Tensor)
+    -> Result<()>;
+
+    /// out = rows `range` of x.
+    fn rows(&self, x: &Self::Tensor, range: Range<usize>, out: &mut Self::Tensor) -> Result<()>;
+
+    /// Rotates the rotary part of every head of `q` [tokens, heads · (nope + rope)] in place. Row i stands at
+    /// position `start + i`. Pairs (2i, 2i+1) rotate by position · inv_freq\[i\]; their first elements are left in the
+    /// first half of the rotary part, their second in the second half.
+    fn rope_query(
+        &self,
+        q: &mut Self::Tensor,
+        start: usize,
+        attention: &AttentionConfig,
+        rope: &RopeConfig,
+    ) -> Result<()>;
+
+    /// Appends `kv_a` [tokens, kv_lora + rope] to a layer of the cache from position `start` on: the latent part
+    /// normalised with `norm`, the key part rotated as in [`Device::rope_query`].
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one fused operation of the model, each argument distinct in type"
+    )]
+    fn kv_append(
+        &self,
+        kv_a: &Self::Tensor,
+        norm: &Self::Vector,
+        eps: f32,
+        rope: &RopeConfig,
+        layer: usize,
+        start: usize,
+        cache: &mut Self::KvCache,
+    ) -> Result<()>;
+
+    /// Causal multi-head latent attention over the cache: per head h of query row i
+    /// out = Σⱼ softmaxⱼ(scale · (q_nope·K_h·cⱼ + q_rope·rⱼ)) V_h·cⱼ over cached (latent cⱼ, key rⱼ), where K_h and V_h are
+    /// the head's rows of `kv_b`. `q` as [`Device::rope_query`] left it; `out` [tokens, heads · v].
+    fn mla(
+        &self,
+        q: &Self::Tensor,
+        kv_b: &Self::Matrix,
+        cache: &Self::KvCache,
+        call: MlaCall<'_>,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// Routes every row of `logits` [tokens, experts] by the rules of [`Routing::route_row`].
+    fn route(
+        &self,
+        logits: &Self::Tensor,
+        bias: &Self::Vector,
+        moe: &MoeConfig,
+        routing: &mut Routing,
+    ) -> Result<()>;
+
+    /// pairs[p] = mlp(x[token of sorted pair p]) for every group, not yet weighted.
+    fn experts(
+        &self,
+        x: &Self::Tensor,
+        groups: &[Group<'_, Self::Matrix>],
+        routing: &Routing,
+        pairs: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// sum[t] += Σⱼ weight[t, j] · pairs[position of pair (t, j)], j in rank order.
+    fn combine(&self, pairs: &Self::Tensor, routing: &Routing, sum: &mut Self::Tensor) -> Result<()>;
+
+    /// Notes the first NaN or infinity of `x` in the guard, unless it already holds one.
+    fn watch(&self, x: &Self::Tensor, site: Site, guard: &mut Self::Guard) -> Result<()>;
+
+    /// Takes what the guard holds, leaving it empty.
+    fn tripped(&self, guard: &mut Self::Guard) -> Result<Option<Trip>>;
+}

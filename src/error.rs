@@ -1,0 +1,140 @@
+//! One error type, sorted by what the caller can do about it.
+//!
+//! A damaged checkpoint is reported whole: [`Error::Checkpoint`] carries every [`Fault`] that was found, not
+//! the first, because a person who re-downloads a terabyte wants to do it once.
+
+mod fault;
+
+pub use fault::{Fault, FaultKind, FaultList};
+
+use std::path::{Path, PathBuf};
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused: look at the path, its permissions, the disk.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or folder concerned.
+        path: PathBuf,
+        /// What was being done, as an infinitive: "read", "create".
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// `config.json` says something this engine cannot or must not run: mend the file or use another model.
+    #[error("{}: `{field}` {problem}", file.display())]
+    Config {
+        /// The configuration file.
+        file: PathBuf,
+        /// The JSON field, dotted where nested.
+        field: String,
+        /// What is wrong with it and what was expected, as a predicate: "is 0, expected 1 to 512".
+        problem: String,
+    },
+
+    /// The checkpoint is damaged or is not what its configuration describes: download it again.
+    #[error("{}: {faults}", dir.display())]
+    Checkpoint {
+        /// The checkpoint's folder or file.
+        dir: PathBuf,
+        /// Everything that was found wrong.
+        faults: FaultList,
+    },
+
+    /// The vocabulary, the special tokens or the chat template cannot be used: mend the named file.
+    #[error("{}: {problem}", file.display())]
+    Tokenizer {
+        /// The tokenizer or template file.
+        file: PathBuf,
+        /// What is wrong, where (line or id), and what was expected.
+        problem: String,
+    },
+
+    /// An argument of the call (or a flag of the command line) is out of its range: call again, corrected.
+    #[error("`{name}` {problem}")]
+    Argument {
+        /// The argument, spelt as the caller spelt it.
+        name: &'static str,
+        /// What is wrong with it and what was expected, as a predicate.
+        problem: String,
+    },
+
+    /// The tokens asked for do not fit the session's context: shorten the prompt or raise the context size.
+    #[error(
+        "{needed} tokens do not fit the context of {limit}; shorten the prompt or raise the context size"
+    )]
+    ContextFull {
+        /// Tokens the session would have to hold.
+        needed: usize,
+        /// Tokens it can hold.
+        limit: usize,
+    },
+
+    /// The arithmetic left the finite numbers: the weights or the input are damaged. The session's cache is
+    /// no longer to be trusted; start a new session.
+    #[error(transparent)]
+    NonFinite(#[from] NonFinite),
+
+    /// There is not enough memory: ask for less (context, threads) or use a larger machine.
+    #[error("not enough memory for {what}: {needed} bytes are needed, {available} are available")]
+    OutOfMemory {
+        /// What the memory was for.
+        what: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes available.
+        available: u64,
+    },
+
+    /// The request is well-formed but outside what this build does; the text says what to use instead.
+    #[error("{what} is not supported: {instead}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What to do instead.
+        instead: String,
+    },
+
+    /// The caller's cancellation was seen. What was generated before it stands.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// Wraps an I/O failure with the path and the action that failed.
+    pub(crate) fn io(path: impl AsRef<Path>, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_owned();
+        move |source| Error::Io { path, action, source }
+    }
+
+    /// An argument outside its range; `problem` is a predicate ("is -1, expected 0 or more").
+    pub(crate) fn argument(name: &'static str, problem: impl Into<String>) -> Error {
+        Error::Argument { name, problem: problem.into() }
+    }
+}
+
+/// Where a NaN or an infinity first appeared during a forward pass.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("non-finite value in {tensor}{} at token {row}, column {column}{}",
+    layer.map(|l| format!(" of layer {l}")).unwrap_or_default(),
+    expert.map(|e| format!(" (expert {e})")).unwrap_or_default())]
+#[non_exhaustive]
+pub struct NonFinite {
+    /// The layer, if it arose inside one.
+    pub layer: Option<usize>,
+    /// The routed expert, if it arose inside one.
+    pub expert: Option<usize>,
+    /// The operation's output, by the name of the checkpoint module that made it: `self_attn.o_proj`,
+    /// `mlp.experts.down_proj`, `lm_head`.
+    pub tensor: String,
+    /// The token, counted from the start of the session.
+    pub row: usize,
+    /// The column of that output.
+    pub column: usize,
+}

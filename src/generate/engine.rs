@@ -1,0 +1,233 @@
+//! A loaded model behind one door, whatever its device.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::session::{CancelToken, Session, SessionOptions};
+use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, SkippedTensors};
+use crate::config::ModelConfig;
+use crate::device::Device;
+use crate::device::cpu::CpuDevice;
+use crate::error::{Error, Result};
+use crate::model::{Logits, Model, Sequence};
+use crate::tokenizer::{ChatTemplate, Message, Tokenizer};
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum DeviceChoice {
+    /// The best device of this build and machine.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+}
+
+/// A sequence of tokens on some device: what a session needs of a [`Sequence`], with the device's type erased.
+pub(super) trait Timeline: Send {
+    fn len(&self) -> usize;
+    fn truncate(&mut self, len: usize);
+    fn forward(&mut self, tokens: &[u32], want: Logits, cancel: &AtomicBool) -> Result<&[f32]>;
+}
+
+impl<D: Device> Timeline for Sequence<D> {
+    fn len(&self) -> usize {
+        Sequence::len(self)
+    }
+
+    fn truncate(&mut self, len: usize) {
+        Sequence::truncate(self, len);
+    }
+
+    fn forward(&mut self, tokens: &[u32], want: Logits, cancel: &AtomicBool) -> Result<&[f32]> {
+        Sequence::forward(self, tokens, want, cancel)
+    }
+}
+
+/// A model with its device's type erased.
+trait AnyModel: Send + Sync {
+    fn config(&self) -> &ModelConfig;
+    fn timeline(self: Arc<Self>) -> Result<Box<dyn Timeline>>;
+    fn placement(&self) -> String;
+}
+
+impl AnyModel for Model<CpuDevice> {
+    fn config(&self) -> &ModelConfig {
+        Model::config(self)
+    }
+
+    fn timeline(self: Arc<Self>) -> Result<Box<dyn Timeline>> {
+        Ok(Box::new(self.sequence()?))
+    }
+
+    fn placement(&self) -> String {
+        let cpu = self.device();
+        format!("CPU, {} threads, {}; all experts in host memory", cpu.threads(), cpu.isa().name())
+    }
+}
+
+/// What an engine and its sessions share.
+pub(super) struct Inner {
+    model: Arc<dyn AnyModel>,
+    tokenizer: Result<Tokenizer, String>,
+    template: Result<ChatTemplate, String>,
+    stop_ids: Vec<u32>,
+    dir: PathBuf,
+    load: LoadStats,
+    skipped: SkippedTensors,
+}
+
+impl Inner {
+    pub(super) fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+
+    pub(super) fn timeline(&self) -> Result<Box<dyn Timeline>> {
+        self.model.clone().timeline()
+    }
+
+    pub(super) fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().map_err(|why| self.unusable(why))
+    }
+
+    pub(super) fn render_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        let template = self.template.as_ref().map_err(|why| self.unusable(why))?;
+        template.render(tokenizer, messages, true)
+    }
+
+    pub(super) fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
+    fn unusable(&self, why: &str) -> Error {
+        Error::Tokenizer { file: self.dir.clone(), problem: why.to_owned() }
+    }
+}
+
+/// A loaded model. Cheap to clone, shared between threads.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+/// Sets up and loads an [`Engine`].
+pub struct EngineBuilder {
+    path: PathBuf,
+    device: DeviceChoice,
+    load: LoadOptions,
+}
+
+impl Engine {
+    /// Starts from a checkpoint folder.
+    pub fn builder(path: impl AsRef<Path>) -> EngineBuilder {
+        EngineBuilder {
+            path: path.as_ref().to_owned(),
+            device: DeviceChoice::default(),
+            load: LoadOptions::default(),
+        }
+    }
+
+    /// A new session.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a context of 0 or beyond the model's, [`Error::OutOfMemory`].
+    pub fn session(&self, options: SessionOptions) -> Result<Session> {
+        Session::new(self.inner.clone(), options)
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        self.inner.config()
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the checkpoint has none that can be used; token ids can still be run.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.inner.tokenizer()
+    }
+
+    /// What loading cost.
+    pub fn load_stats(&self) -> &LoadStats {
+        &self.inner.load
+    }
+
+    /// Tensors of the checkpoint that this engine does not use.
+    pub fn skipped(&self) -> &SkippedTensors {
+        &self.inner.skipped
+    }
+
+    /// Where everything is and what computes it, in words.
+    pub fn placement(&self) -> String {
+        self.inner.model.placement()
+    }
+}
+
+impl EngineBuilder {
+    /// Chooses the device.
+    pub fn device(mut self, device: DeviceChoice) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Worker threads, for loading and on the CPU; 0 takes one per available core.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.load.threads = threads;
+        self
+    }
+
+    /// Calls `progress` while loading, from loading threads.
+    pub fn on_load(mut self, progress: impl Fn(LoadProgress) + Send + Sync + 'static) -> Self {
+        self.load.progress = Some(Arc::new(progress));
+        self
+    }
+
+    /// Cancels loading.
+    pub fn cancel(mut self, token: CancelToken) -> Self {
+        self.load.cancel = Some(token.0);
+        self
+    }
+
+    /// Checks the checkpoint's structure, loads it and checks every value on the way.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Checkpoint`] with all faults, [`Error::Io`], [`Error::OutOfMemory`],
+    /// [`Error::Cancelled`].
+    pub fn load(self) -> Result<Engine> {
+        let (DeviceChoice::Auto | DeviceChoice::Cpu) = self.device;
+        let checkpoint = Checkpoint::open(&self.path)?;
+        let device = CpuDevice::new(self.load.threads)?;
+        let loaded = checkpoint.load(&self.load)?;
+        let config = checkpoint.config().clone();
+        let dir = checkpoint.dir().to_owned();
+
+        // Without a usable tokenizer the model still runs on token ids; the reason is kept for who asks for text.
+        let tokenizer = Tokenizer::from_dir(&dir, config.vocab_size).map_err(|e| e.to_string());
+        let template = match &tokenizer {
+            Ok(tokenizer) => ChatTemplate::from_dir(&dir, tokenizer).map_err(|e| e.to_string()),
+            Err(why) => Err(why.clone()),
+        };
+        let mut stop_ids = config.eos_token_ids.clone();
+        if let Ok(tokenizer) = &tokenizer {
+            stop_ids.extend(tokenizer.stop_ids());
+        }
+        stop_ids.sort_unstable();
+        stop_ids.dedup();
+
+        let model = Model::new(config, device, &loaded)?;
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                model: Arc::new(model),
+                tokenizer,
+                template,
+                stop_ids,
+                dir,
+                load: loaded.stats,
+                skipped: checkpoint.skipped().clone(),
+            }),
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! One chunk of tokens through all layers.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{ABSORB_UP_TO, Model, PREFILL_CHUNK};
+use crate::checkpoint::weights::{Attention, GatedMlp, Mlp, Query};
+use crate::device::{Device, Group, MlaCall, MlaForm, Routing, Shape, Site, Trip};
+use crate::error::{Error, NonFinite, Result};
+
+/// Watched modules whose rows are not simply the chunk's tokens.
+const EXPERTS: &str = "mlp.experts";
+const HEAD: &str = "lm_head";
+
+/// Tensors of one sequence's forward pass, reused from chunk to chunk.
+pub(super) struct Workspace<D: Device> {
+    /// The residual stream.
+    hidden: D::Tensor,
+    normed: D::Tensor,
+    /// What a block adds to the residual stream.
+    update: D::Tensor,
+    q_latent: D::Tensor,
+    q_normed: D::Tensor,
+    q: D::Tensor,
+    kv_a: D::Tensor,
+    attended: D::Tensor,
+    router_logits: D::Tensor,
+    pairs: D::Tensor,
+    last: D::Tensor,
+    pub(super) logits: D::Tensor,
+    pub(super) routing: Vec<Routing>,
+    guard: D::Guard,
+}
+
+impl<D: Device> Workspace<D> {
+    pub(super) fn new(model: &Model<D>) -> Result<Self> {
+        let (c, device) = (&model.config, &model.device);
+        let a = &c.attention;
+        let tensor = |cols| device.tensor(PREFILL_CHUNK, cols);
+        Ok(Workspace {
+            hidden: tensor(c.hidden_size)?,
+            normed: tensor(c.hidden_size)?,
+            update: tensor(c.hidden_size)?,
+            q_latent: tensor(a.q_lora_rank.unwrap_or(1))?,
+            q_normed: tensor(a.q_lora_rank.unwrap_or(1))?,
+            q: tensor(a.num_heads * a.qk_head_dim())?,
+            kv_a: tensor(a.cached_dim())?,
+            attended: tensor(a.num_heads * a.v_head_dim)?,
+            router_logits: tensor(c.moe.num_experts)?,
+            pairs: device.tensor(PREFILL_CHUNK * c.moe.top_k, c.hidden_size)?,
+            last: tensor(c.hidden_size)?,
+            logits: tensor(c.vocab_size)?,
+            routing: vec![Routing::default(); c.num_layers],
+            guard: D::Guard::default(),
+        })
+    }
+}
+
+impl<D: Device> Model<D> {
+    /// Runs `tokens`, which stand from position `start` on, and leaves the logits of the rows `head` in the
+    /// workspace. The cache has room; the vocabulary holds the tokens.
+    pub(super) fn forward(
+        &self,
+        work: &mut Workspace<D>,
+        cache: &mut D::KvCache,
+        start: usize,
+        tokens: &[u32],
+        head: Range<usize>,
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        debug_assert!(tokens.len() <= PREFILL_CHUNK);
+        let (device, weights) = (&self.device, &self.weights);
+        device.embed(&weights.embedding, tokens, &mut work.hidden)?;
+        device.watch(&work.hidden, Site { layer: None, module: "model.embed_tokens" }, &mut work.guard)?;
+
+        for (l, layer) in weights.layers.iter().enumerate() {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
+            device.rms_norm(&work.hidden, &layer.input_norm, self.config.rms_norm_eps, &mut work.normed)?;
+            self.attention(work, cache, l, &layer.attention, start)?;
+            device.add(&work.update, &mut work.hidden)?;
+
+            device.rms_norm(
+                &work.hidden,
+                &layer.post_attention_norm,
+                self.config.rms_norm_eps,
+                &mut work.normed,
+            )?;
+            match &layer.mlp {
+                Mlp::Dense(mlp) => {
+                    device.gated_mlp(&work.normed, mlp, &mut work.update)?;
+                    device.watch(&work.update, Site { layer: Some(l), module: "mlp" }, &mut work.guard)?;
+                    device.add(&work.update, &mut work.hidden)?;
+                }
+                Mlp::Experts { router, bias, shared } => {
+                    self.experts(work, l, router, bias, shared.as_ref())?;
+                }
+            }
+            device.watch(&work.hidden, Site { layer: Some(l), module: "residual" }, &mut work.guard)?;
+        }
+
+        self.head(work, head.clone())?;
+        match device.tripped(&mut work.guard)? {
+            Some(trip) => Err(locate(trip, start, &head, &work.routing).into()),
+            None => self.check_routing(work, start),
+        }
+    }
+
+    /// x → `update`: multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+    fn attention(
+        &self,
+        work: &mut Workspace<D>,
+        cache: &mut D::KvCache,
+        layer: usize,
+        weights: &Attention<D::Matrix, D::Vector>,
+        start: usize,
+    ) -> Result<()> {
+        let (device, config) = (&self.device, &self.config);
+        let site = |module| Site { layer: Some(layer), module };
+        match &weights.query {
+            Query::Direct(w) => {
+                device.linear(&work.normed, w, &mut work.q)?;
+                device.watch(&work.q, site("self_attn.q_proj"), &mut work.guard)?;
+            }
+            Query::LowRank { a, norm, b } => {
+                device.linear(&work.normed, a, &mut work.q_latent)?;
+                device.watch(&work.q_latent, site("self_attn.q_a_proj"), &mut work.guard)?;
+                device.rms_norm(&work.q_latent, norm, config.latent_norm_eps, &mut work.q_normed)?;
+                device.linear(&work.q_normed, b, &mut work.q)?;
+                device.watch(&work.q, site("self_attn.q_b_proj"), &mut work.guard)?;
+            }
+        }
+        device.rope_query(&mut work.q, start, &config.attention, &config.rope)?;
+
+        device.linear(&work.normed, &weights.kv_a, &mut work.kv_a)?;
+        device.watch(&work.kv_a, site("self_attn.kv_a_proj_with_mqa"), &mut work.guard)?;
+        let eps = config.latent_norm_eps;
+        device.kv_append(&work.kv_a, &weights.kv_a_norm, eps, &config.rope, layer, start, cache)?;
+
+        let form = if work.q.rows() <= ABSORB_UP_TO { MlaForm::Absorbed } else { MlaForm::Expanded };
+        let call = MlaCall { layer, start, attention: &config.attention, form };
+        device.mla(&work.q, &weights.kv_b, cache, call, &mut work.attended)?;
+        device.watch(&work.attended, site("self_attn.kv_b_proj"), &mut work.guard)?;
+        device.linear(&work.attended, &weights.output, &mut work.update)?;
+        device.watch(&work.update, site("self_attn.o_proj"), &mut work.guard)
+    }
+
+    /// Adds the routed and the shared experts of x to the residual stream.
+    fn experts(
+        &self,
+        work: &mut Workspace<D>,
+        layer: usize,
+        router: &D::Matrix,
+        bias: &D::Vector,
+        shared: Option<&GatedMlp<D::Matrix>>,
+    ) -> Result<()> {
+        let device = &self.device;
+        let site = |module| Site { layer: Some(layer), module };
+        device.linear(&work.normed, router, &mut work.router_logits)?;
+        device.watch(&work.router_logits, site("mlp.gate"), &mut work.guard)?;
+        let routing = &mut work.routing[layer];
+        device.route(&work.router_logits, bias, &self.config.moe, routing)?;
+
+        let groups: Vec<Group<'_, D::Matrix>> = self.experts[layer]
+            .iter()
+            .enumerate()
+            .map(|(e, mlp)| Group { mlp, pairs: routing.pairs_of(e) })
+            .filter(|group| !group.pairs.is_empty())
+            .collect();
+        device.experts(&work.normed, &groups, routing, &mut work.pairs)?;
+        device.watch(&work.pairs, site(EXPERTS), &mut work.guard)?;
+        device.combine(&work.pairs, routing, &mut work.hidden)?;
+
+        if let Some(shared) = shared {
+            device.gated_mlp(&work.normed, shared, &mut work.update)?;
+            device.watch(&work.update, site("mlp.shared_experts"), &mut work.guard)?;
+            device.add(&work.update, &mut work.hidden)?;
+        }
+        Ok(())
+    }
+
+    fn head(&self, work: &mut Workspace<D>, rows: Range<usize>) -> Result<()> {
+        let device = &self.device;
+        device.rows(&work.hidden, rows, &mut work.last)?;
+        device.rms_norm(&work.last, &self.weights.norm, self.config.rms_norm_eps, &mut work.normed)?;
+        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
+        device.linear(&work.normed, head, &mut work.logits)?;
+        device.watch(&work.logits, Site { layer: None, module: HEAD }, &mut work.guard)
+    }
+
+    /// Scores that could not fill top-k mean damaged router weights even if every logit was finite.
+    fn check_routing(&self, work: &Workspace<D>, start: usize) -> Result<()> {
+        let fault = work.routing.iter().enumerate().find_map(|(l, r)| Some((l, r.fault()?)));
+        match fault {
+            None => Ok(()),
+            Some((layer, fault)) => Err(NonFinite {
+                layer: Some(layer),
+                expert: None,
+                tensor: "mlp.gate.e_score_correction_bias".to_owned(),
+                row: start + fault.token,
+                column: 0,
+            }
+            .into()),
+        }
+    }
+}
+
+/// Turns the device's record into an error with names: a row of the pair tensor has an expert, a row of the head's
+/// output is one of the rows it was given.
+fn locate(trip: Trip, start: usize, head: &Range<usize>, routing: &[Routing]) -> NonFinite {
+    let Site { layer, module } = trip.site;
+    let (token, expert) = match (module, layer) {
+        (EXPERTS, Some(l)) => {
+            let (token, expert) = routing[l].pair(trip.row);
+            (token, Some(expert))
+        }
+        (HEAD, _) => (head.start + trip.row, None),
+        _ => (trip.row, None),
+    };
+    NonFinite { layer, expert, tensor: module.to_owned(), row: start + token, column: trip.col }
+}

@@ -1,0 +1,159 @@
+//! The forward pass, written once against [`Device`].
+//!
+//! A [`Model`] is immutable and shared; a [`Sequence`] is one timeline of tokens with its latent cache. A forward
+//! pass that fails leaves the sequence as long as it was: rows beyond its length are never read.
+
+mod forward;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::checkpoint::LoadedWeights;
+use crate::checkpoint::weights::{GatedMlp, Weights};
+use crate::config::ModelConfig;
+use crate::device::{Device, Routing};
+use crate::error::{Error, Result};
+
+/// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size. Large enough that decoding
+/// the weights is a small part of a chunk's work, small enough that its activations are (K2: 0.2 GB).
+pub const PREFILL_CHUNK: usize = 512;
+
+/// Queries up to which attention takes the absorbed form: from here on expanding a page of keys and values costs
+/// less than scoring every query on the latent (K2: 512 + 64 against 128 + 64 multiplications a score).
+const ABSORB_UP_TO: usize = 4;
+
+/// A model on its device.
+pub struct Model<D: Device> {
+    config: ModelConfig,
+    device: D,
+    weights: Weights<D::Matrix, D::Vector>,
+    /// Per layer, the routed experts; empty in dense layers.
+    experts: Vec<Vec<GatedMlp<D::Matrix>>>,
+}
+
+/// Which logits a forward pass is to return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logits {
+    /// Of the last token only.
+    Last,
+    /// Of every token.
+    All,
+}
+
+impl<D: Device> Model<D> {
+    /// Brings loaded weights to the device.
+    ///
+    /// # Errors
+    /// What the device reports, [`Error::OutOfMemory`] above all.
+    pub fn new(config: ModelConfig, device: D, loaded: &LoadedWeights) -> Result<Model<D>> {
+        let weights =
+            loaded.trunk.try_map::<_, _, Error>(&mut |m| device.matrix(m), &mut |v| device.vector(v))?;
+        let mut experts = Vec::with_capacity(config.num_layers);
+        for records in &loaded.experts {
+            let count = records.as_ref().map_or(0, |r| r.count());
+            let mut layer = Vec::with_capacity(count);
+            if let Some(records) = records {
+                for e in 0..count {
+                    layer.push(records.expert(e).try_map::<_, Error>(|m| device.matrix(m))?);
+                }
+            }
+            experts.push(layer);
+        }
+        Ok(Model { config, device, weights, experts })
+    }
+
+    /// The configuration it runs.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// An empty sequence.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if its workspace does not fit.
+    pub fn sequence(self: &Arc<Self>) -> Result<Sequence<D>> {
+        let cache = self.device.kv_cache(self.config.num_layers, self.config.attention.cached_dim())?;
+        Ok(Sequence {
+            work: forward::Workspace::new(self)?,
+            model: self.clone(),
+            cache,
+            len: 0,
+            logits: Vec::new(),
+        })
+    }
+}
+
+/// One timeline: what the cache holds and how long it is.
+pub struct Sequence<D: Device> {
+    model: Arc<Model<D>>,
+    cache: D::KvCache,
+    work: forward::Workspace<D>,
+    len: usize,
+    logits: Vec<f32>,
+}
+
+impl<D: Device> Sequence<D> {
+    /// Tokens in the cache.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the cache is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Forgets everything from token `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Appends `tokens` and returns logits, row-major [rows, vocab]: one row for [`Logits::Last`], one a token for
+    /// [`Logits::All`]. `cancel` is looked at between layers.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] naming layer, expert and tensor; [`Error::Cancelled`]; [`Error::OutOfMemory`] for the
+    /// cache; [`Error::Argument`] for no token or one outside the vocabulary.
+    pub fn forward(&mut self, tokens: &[u32], want: Logits, cancel: &AtomicBool) -> Result<&[f32]> {
+        let vocab = self.model.config.vocab_size;
+        if tokens.is_empty() {
+            return Err(Error::argument("tokens", "is empty, expected at least one token"));
+        }
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Error::argument("tokens", format!("holds {id}, expected ids below {vocab}")));
+        }
+        let model = self.model.clone();
+        let start = self.len;
+        self.logits.clear();
+        let result = model.device.scope(|| -> Result<()> {
+            let mut chunk_logits = Vec::new();
+            for (i, chunk) in tokens.chunks(PREFILL_CHUNK).enumerate() {
+                let at = start + i * PREFILL_CHUNK;
+                let last = at + chunk.len() == start + tokens.len();
+                model.device.kv_reserve(&mut self.cache, at + chunk.len())?;
+                let head = match want {
+                    Logits::All => 0..chunk.len(),
+                    Logits::Last if last => chunk.len() - 1..chunk.len(),
+                    Logits::Last => 0..0,
+                };
+                model.forward(&mut self.work, &mut self.cache, at, chunk, head, cancel)?;
+                model.device.read(&self.work.logits, &mut chunk_logits)?;
+                self.logits.extend_from_slice(&chunk_logits);
+            }
+            Ok(())
+        });
+        result?;
+        self.len = start + tokens.len();
+        Ok(&self.logits)
+    }
+
+    /// The routing of the last chunk, per layer; dense layers hold an empty one.
+    pub fn routing(&self) -> &[Routing] {
+        &self.work.routing
+    }
+}
