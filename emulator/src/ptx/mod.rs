@@ -1,0 +1,2 @@
+//! The PTX front end.
+pub mod ast;

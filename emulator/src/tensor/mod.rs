@@ -1,0 +1,1 @@
+//! Tensor cores and tensor copies: swizzles, fragment layouts, descriptors, matrix micro-kernels.
