@@ -15,7 +15,7 @@ pub mod integer;
 pub mod small_float;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Where an inexact result goes: `.rn`, `.rz`, `.rm`, `.rp` (and `.rni` … `.rpi` towards integers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
