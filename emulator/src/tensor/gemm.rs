@@ -91,7 +91,10 @@ dispatch! {
         = body::<6, 64>, body::<4, 16>, body::<4, 8>
 }
 
-/// Blocks of `ROWS` × `COLUMNS` accumulators that live in registers over all of k.
+/// Depth of a pass over k: what of A is packed at a time.
+const DEPTH: usize = 32;
+
+/// Blocks of `ROWS` × `COLUMNS` accumulators that live in registers over a pass.
 #[inline(always)]
 fn body<const ROWS: usize, const COLUMNS: usize>(
     a: &[f32],
@@ -104,79 +107,83 @@ fn body<const ROWS: usize, const COLUMNS: usize>(
     if a.len() < m * k || b.len() < k * n || acc.len() < m * n || n == 0 || k == 0 {
         return;
     }
+    for (pass, b) in b[..k * n].chunks(DEPTH * n).enumerate() {
+        let a = &a[pass * DEPTH..];
+        let mut row = 0;
+        while m - row >= ROWS {
+            rows::<ROWS, COLUMNS>(&a[row * k..], b, &mut acc[row * n..][..ROWS * n], n, k);
+            row += ROWS;
+        }
+        if ROWS > 4 && m - row >= 4 {
+            rows::<4, COLUMNS>(&a[row * k..], b, &mut acc[row * n..][..4 * n], n, k);
+            row += 4;
+        }
+        while row < m {
+            rows::<1, COLUMNS>(&a[row * k..], b, &mut acc[row * n..][..n], n, k);
+            row += 1;
+        }
+    }
+}
+
+/// One pass of a block of rows over all columns.
+#[inline(always)]
+fn rows<const ROWS: usize, const COLUMNS: usize>(a: &[f32], b: &[f32], acc: &mut [f32], n: usize, k: usize) {
+    // The rows of A side by side, so that a step of k reads neighbours.
+    let mut packed = [[0f32; ROWS]; DEPTH];
+    let depth = b.len() / n;
+    for (r, row) in a.chunks(k).take(ROWS).enumerate() {
+        for (pack, x) in packed.iter_mut().zip(row).take(depth) {
+            pack[r] = *x;
+        }
+    }
+    let packed = &packed[..depth.min(DEPTH)];
     let mut column = 0;
     while n - column >= COLUMNS {
-        rows::<ROWS, COLUMNS>(a, b, acc, m, n, k, column);
+        block::<ROWS, COLUMNS>(packed, b, acc, n, column);
         column += COLUMNS;
     }
     if COLUMNS > 32 && n - column >= 32 {
-        rows::<8, 32>(a, b, acc, m, n, k, column);
+        block::<ROWS, 32>(packed, b, acc, n, column);
         column += 32;
     }
     if COLUMNS > 16 && n - column >= 16 {
-        rows::<8, 16>(a, b, acc, m, n, k, column);
+        block::<ROWS, 16>(packed, b, acc, n, column);
         column += 16;
     }
     if COLUMNS > 8 && n - column >= 8 {
-        rows::<8, 8>(a, b, acc, m, n, k, column);
+        block::<ROWS, 8>(packed, b, acc, n, column);
         column += 8;
     }
     while column < n {
-        rows::<1, 1>(a, b, acc, m, n, k, column);
+        block::<ROWS, 1>(packed, b, acc, n, column);
         column += 1;
     }
 }
 
-#[inline(always)]
-fn rows<const ROWS: usize, const COLUMNS: usize>(
-    a: &[f32],
-    b: &[f32],
-    acc: &mut [f32],
-    m: usize,
-    n: usize,
-    k: usize,
-    column: usize,
-) {
-    let mut row = 0;
-    while m - row >= ROWS {
-        block::<ROWS, COLUMNS>(a, b, acc, n, k, row, column);
-        row += ROWS;
-    }
-    if ROWS > 4 && m - row >= 4 {
-        block::<4, COLUMNS>(a, b, acc, n, k, row, column);
-        row += 4;
-    }
-    while row < m {
-        block::<1, COLUMNS>(a, b, acc, n, k, row, column);
-        row += 1;
-    }
-}
-
+/// Leaving a loop rather than panicking keeps the sums in registers: a panic would have to find them in memory.
 #[inline(always)]
 fn block<const ROWS: usize, const COLUMNS: usize>(
-    a: &[f32],
+    packed: &[[f32; ROWS]],
     b: &[f32],
     acc: &mut [f32],
     n: usize,
-    k: usize,
-    row: usize,
     column: usize,
 ) {
     let mut sums = [[0f32; COLUMNS]; ROWS];
-    let a_rows: [&[f32]; ROWS] = std::array::from_fn(|r| &a[(row + r) * k..][..k]);
-    for (r, sum) in sums.iter_mut().enumerate() {
-        sum.copy_from_slice(&acc[(row + r) * n + column..][..COLUMNS]);
+    for (sum, from) in sums.iter_mut().zip(acc.chunks_exact(n)) {
+        let Some(from) = from.get(column..).and_then(|f| f.first_chunk()) else { return };
+        *sum = *from;
     }
-    for i in 0..k {
-        let b_row: &[f32] = &b[i * n + column..][..COLUMNS];
+    for (factors, b_row) in packed.iter().zip(b.chunks_exact(n)) {
+        let Some(b_row) = b_row.get(column..).and_then(|b| b.first_chunk::<COLUMNS>()) else { break };
         for r in 0..ROWS {
-            let factor = a_rows[r][i];
             for c in 0..COLUMNS {
-                sums[r][c] = factor.mul_add(b_row[c], sums[r][c]);
+                sums[r][c] = factors[r].mul_add(b_row[c], sums[r][c]);
             }
         }
     }
-    for (r, sum) in sums.iter().enumerate() {
-        acc[(row + r) * n + column..][..COLUMNS].copy_from_slice(sum);
+    for (sum, to) in sums.iter().zip(acc.chunks_exact_mut(n)) {
+        let Some(to) = to.get_mut(column..).and_then(|t| t.first_chunk_mut()) else { return };
+        *to = *sum;
     }
 }
