@@ -87,8 +87,9 @@ class Tokenizer:
     def encode_piece(self, piece):
         parts = [bytes([byte]) for byte in piece]
         while len(parts) > 1:
-            rank, at = min((self.ranks.get(a + b, len(self.ranks)), at) for at, (a, b) in enumerate(zip(parts, parts[1:])))
-            if rank == len(self.ranks):
+            none = len(self.ranks)
+            rank, at = min((self.ranks.get(a + b, none), at) for at, (a, b) in enumerate(zip(parts, parts[1:])))
+            if rank == none:
                 break
             parts[at:at + 2] = [parts[at] + parts[at + 1]]
         return [self.ranks[part] for part in parts]

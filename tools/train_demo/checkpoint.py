@@ -1,7 +1,7 @@
 """Kimi-K2's FP8 checkpoint: writing it, and reading it back.
 
 A projection W is stored as F8_E4M3 codes with an F32 scale for each block of 128x128, `<name>_scale_inv`
-[ceil(n/128), ceil(k/128)]: W = code value * scale. The last block of a row or column is smaller where 128 does not divide.
+[ceil(n/128), ceil(k/128)]: W = code value * scale. Where 128 does not divide a side, its last block is smaller.
 Debian's torch knows no 8-bit floats, so the codes are made here.
 """
 

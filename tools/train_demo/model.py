@@ -1,8 +1,8 @@
 """The DeepSeek-V3 architecture as Kimi-K2 uses it, with the checkpoint's own tensor names.
 
-Attention (MLA): queries through a rank `q_lora_rank`; keys and values through one latent of `kv_lora_rank` a token, with
-a rotary part that all heads share. Feed-forward: SwiGLU; from layer `first_k_dense_replace` on, each token goes to its
-`num_experts_per_tok` best experts and a shared one.
+Attention (MLA): queries through a rank `q_lora_rank`; keys and values through one latent of `kv_lora_rank` a token,
+with a rotary part that all heads share. Feed-forward: SwiGLU; from layer `first_k_dense_replace` on, each token goes to
+its `num_experts_per_tok` best experts and a shared one.
 """
 
 import math
@@ -13,8 +13,8 @@ from torch.nn import functional
 
 REQUIRED = {  # what this trainer can do; another value is an error rather than a different model
     "model_type": "kimi_k2", "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "num_nextn_predict_layers": 0,
-    "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": True, "hidden_act": "silu", "moe_layer_freq": 1,
-    "tie_word_embeddings": False, "attention_bias": False,
+    "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": True, "hidden_act": "silu",
+    "moe_layer_freq": 1, "tie_word_embeddings": False, "attention_bias": False,
 }
 
 
@@ -77,7 +77,7 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         hidden, self.heads = config["hidden_size"], config["num_attention_heads"]
-        self.nope, self.rope, self.value = (config[key] for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
+        self.nope, self.rope, self.value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
         self.latent, query, epsilon = config["kv_lora_rank"], config["q_lora_rank"], config["rms_norm_eps"]
         self.scale = (self.nope + self.rope) ** -0.5 * yarn(config)[1]
         self.q_a_proj = linear(hidden, query)
@@ -108,20 +108,22 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, hidden, inner):
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = linear(hidden, inner), linear(hidden, inner), linear(inner, hidden)
+        self.gate_proj, self.up_proj = linear(hidden, inner), linear(hidden, inner)
+        self.down_proj = linear(inner, hidden)
 
     def forward(self, x):
         return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Router(nn.Module):
-    """noaux_tc: the bias takes part in the choice of experts, not in their weights. Balancing moves it; no gradient does."""
+    """noaux_tc: the bias takes part in the choice of experts, not in their weights; balancing moves it, no gradient."""
 
     def __init__(self, config):
         super().__init__()
         self.top, self.factor = config["num_experts_per_tok"], config["routed_scaling_factor"]
-        self.weight = nn.Parameter(torch.randn(config["n_routed_experts"], config["hidden_size"]) * config["hidden_size"] ** -0.5)
-        self.register_buffer("e_score_correction_bias", torch.zeros(config["n_routed_experts"]))
+        experts, hidden = config["n_routed_experts"], config["hidden_size"]
+        self.weight = nn.Parameter(torch.randn(experts, hidden) * hidden ** -0.5)
+        self.register_buffer("e_score_correction_bias", torch.zeros(experts))
         self.load = None  # tokens of each expert in the latest batch
 
     def forward(self, x):
@@ -153,7 +155,7 @@ class Mixture(nn.Module):
         groups = rows[token].split(self.gate.load.long().tolist())
         outputs = torch.cat([expert(group) for expert, group in zip(self.experts, groups)])
         outputs = outputs.float() * weights.flatten()[order].unsqueeze(1)
-        return (self.shared_experts(rows).float().index_add(0, token, outputs)).view(x.shape)
+        return self.shared_experts(rows).float().index_add(0, token, outputs).view(x.shape)
 
 
 class Layer(nn.Module):
