@@ -5,7 +5,9 @@
 
 pub mod ast;
 mod body;
+mod cubin;
 mod error;
+pub mod fatbin;
 mod function;
 mod lexer;
 mod literal;
