@@ -360,7 +360,8 @@ impl<'a> Parser<'a> {
             _ => None,
         };
         let mut operands = Vec::new();
-        while !self.peek().is(b';') {
+        let mut more = !self.peek().is(b';');
+        while more {
             if label == Some(operands.len()) {
                 let (at, line) = (self.start().at, self.start().line);
                 let name = self.name("a label")?;
@@ -370,9 +371,7 @@ impl<'a> Parser<'a> {
             } else {
                 operands.push(self.operand(body)?);
             }
-            if !self.eat(b',') {
-                break;
-            }
+            more = self.eat(b',');
         }
         self.expect(b';')?;
         if label.is_some_and(|position| position >= operands.len()) {
