@@ -301,6 +301,23 @@ fn five_megabytes_take_less_than_a_second() {
     assert!(start.elapsed().as_secs_f64() < 1.0, "{:?}", start.elapsed());
 }
 
+#[test]
+fn many_calls_do_not_slow_down() {
+    let call = "{ .param .b32 param0; st.param.b32 [param0], %r1; call.uni f, (param0); }\n";
+    let start = std::time::Instant::now();
+    let module = parse(&kernel(&call.repeat(20_000))).unwrap();
+    assert!(start.elapsed().as_secs_f64() < 1.0, "{:?}", start.elapsed());
+    assert_eq!(function(&module, "k").variables[19_999].name, "param0$19999");
+}
+
+#[test]
+fn a_local_variable_that_hides_a_global_one_gets_its_own_name() {
+    let module =
+        parse(&kernel("st.u32 [g], %r1; { .shared .u32 g; st.u32 [g], %r1; } st.u32 [g], %r1;")).unwrap();
+    let kernel = function(&module, "k");
+    assert_eq!(shown(kernel), ["st.u32 [g], %r1;", "st.u32 [g$1], %r1;", "st.u32 [g], %r1;"]);
+}
+
 proptest! {
     #[test]
     fn damaged_text_does_not_panic(

@@ -1,5 +1,5 @@
 //! nvcc's own output through the parser: `PTX_CORPUS=directory cargo test -p cuda-emulator --test ptx_real -- --ignored
-//! --nocapture` parses every `.ptx` there and says how long each took.
+//! --nocapture` parses every `.ptx` and uncompressed `.fatbin` there and says how long each took.
 
 use std::time::Instant;
 
@@ -14,10 +14,18 @@ fn corpus_parses() {
     let mut paths: Vec<_> =
         std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "ptx")) {
-        let text = std::fs::read_to_string(path).unwrap();
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "ptx" || e == "fatbin")) {
+        let bytes = std::fs::read(path).unwrap();
+        let image = match ptx::fatbin::ptx_of_image(&bytes) {
+            Ok(image) => image,
+            Err(error) => {
+                failures.push(format!("{}: {error}", path.display()));
+                continue;
+            }
+        };
+        let text = image.ptx;
         let start = Instant::now();
-        let parsed = ptx::parse(&text);
+        let parsed = ptx::parse(text);
         let seconds = start.elapsed().as_secs_f64();
         let name = path.file_name().unwrap().to_string_lossy();
         match parsed {
@@ -31,6 +39,10 @@ fn corpus_parses() {
                     module.functions.len(),
                     seconds * 1e3
                 );
+                for (kernel, count) in image.registers() {
+                    println!("    {kernel}: {count} registers on hardware");
+                    assert!(module.functions.iter().any(|f| f.entry && f.name == kernel), "{name}: {kernel}");
+                }
                 for function in &module.functions {
                     ptx::describe(function);
                     let unresolved = |operand: &Operand| match operand {
@@ -44,5 +56,5 @@ fn corpus_parses() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(parsed_files > 0, "no .ptx file in the directory");
+    assert!(parsed_files > 0, "no .ptx or .fatbin in the directory");
 }

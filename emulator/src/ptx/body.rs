@@ -3,7 +3,7 @@
 //! nvcc opens a scope for every call and leaves those of inline assembly as written, so a name may recur: registers
 //! become numbers, variables get unique names, and a branch means the label of the innermost scope that has one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::ast::{Function, Guard, Instruction, LabelId, Operand, RegId, Scalar, Space};
 use super::lexer::Kind;
@@ -54,12 +54,21 @@ pub(super) struct Body<'a> {
     function: Function,
     scopes: Vec<Scope<'a>>,
     source: Option<(u32, u32)>,
+    /// Names of parameters, variables and lists, and how often one had to be made unique.
+    taken: HashSet<String>,
+    recurrences: HashMap<&'a str, u64>,
 }
 
 impl<'a> Body<'a> {
     pub fn new(function: Function, named: &[(&'a str, String)]) -> Body<'a> {
         let names = named.iter().map(|(name, unique)| (*name, Local::Symbol(unique.clone()))).collect();
-        Body { function, scopes: vec![Scope { names, ..Scope::default() }], source: None }
+        Body {
+            function,
+            scopes: vec![Scope { names, ..Scope::default() }],
+            source: None,
+            taken: named.iter().map(|(_, unique)| unique.clone()).collect(),
+            recurrences: HashMap::new(),
+        }
     }
 
     /// What a name means in the innermost scope that knows it.
@@ -267,20 +276,17 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// `name`, or `name$1` and so on if the function or module has that already.
-    fn unique(&self, body: &Body<'a>, name: &str) -> String {
-        let function = &body.function;
-        let taken = |name: &str| {
-            self.globals.contains_key(name)
-                || function.branch_targets.contains_key(name)
-                || [&function.params, &function.returns, &function.variables]
-                    .iter()
-                    .any(|list| list.iter().any(|v| v.name == name))
-        };
-        if !taken(name) {
-            return name.to_owned();
+    /// `name`, or `name$1` and so on if the function or module has that already. Every call of nvcc's has its own
+    /// `param0`, so that the next number is remembered, not searched for.
+    fn unique(&self, body: &mut Body<'a>, name: &'a str) -> String {
+        let mut unique = name.to_owned();
+        while self.globals.contains_key(unique.as_str()) || body.taken.contains(&unique) {
+            let count = body.recurrences.entry(name).or_default();
+            *count += 1;
+            unique = format!("{name}${count}");
         }
-        (1..).map(|n: u64| format!("{name}${n}")).find(|name| !taken(name)).unwrap_or_default()
+        body.taken.insert(unique.clone());
+        unique
     }
 
     /// A statement that begins with an identifier: a label, or an instruction.
