@@ -82,7 +82,7 @@ pub struct Variable {
     pub align: u32,
     /// Bytes; 0 for `extern .shared` arrays of unknown length.
     pub bytes: u64,
-    /// Initial bytes; empty if none was written (then zero for `.global` and `.const`).
+    /// Initial bytes, `bytes` of them; empty if none was written (then zero for `.global` and `.const`).
     pub init: Vec<u8>,
     /// Addresses of other variables inside `init`: (byte offset, name, addend).
     pub relocations: Vec<(usize, String, i64)>,
