@@ -134,8 +134,15 @@ impl Wheels {
             );
         }
         eprintln!("installing {} from PyPI into {}", self.what, folder.display());
-        let fresh = target.join(format!("{}.partial", self.folder));
-        remove(&fresh)?;
+        // What killed runs left. A pip that outlived its parent may still be writing to one of them, hence a name of
+        // our own for the new one.
+        let partial = format!("{}.partial-", self.folder);
+        for entry in fs::read_dir(&target)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&partial) {
+                remove(&entry.path())?;
+            }
+        }
+        let fresh = target.join(format!("{partial}{}", std::process::id()));
         fs::create_dir(&fresh)?;
         let requirements = fresh.join("requirements.partial");
         fs::write(&requirements, self.requirements)?;

@@ -3,7 +3,7 @@
 mod install;
 mod toolchain;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -63,10 +63,11 @@ fn show_toolchain(print: bool, cutlass: bool) -> Result<()> {
         ("LIBCLANG_PATH", "libclang", found.libclang),
         ("CUTLASS", "CUTLASS", cutlass),
     ];
+    let mut out = std::io::stdout().lock();
     for (key, label, path) in lines {
         match path {
-            Some(path) if print => println!("{key}={}", path.display()),
-            Some(path) => println!("{label:<11}{}", path.display()),
+            Some(path) if print => writeln!(out, "{key}={}", path.display())?,
+            Some(path) => writeln!(out, "{label:<11}{}", path.display())?,
             None => {}
         }
     }
