@@ -1,10 +1,15 @@
-//! What a maintainer runs: `cargo xtask test`, `cargo xtask ci`.
+//! What a maintainer runs: `cargo xtask test`, `cargo xtask ci`, `cargo xtask toolchain`.
 
-use std::io::{BufRead, BufReader};
+mod install;
+mod toolchain;
+
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+
+use toolchain::Toolchain;
 
 #[derive(Parser)]
 #[command(about = "What a maintainer of abruzzi runs")]
@@ -19,6 +24,15 @@ enum Task {
     Test,
     /// What continuous integration runs: formatting, lints, documentation, then every test.
     Ci,
+    /// Finds a CUDA compiler and libclang, or installs them from PyPI into target/toolchain; says what it uses.
+    Toolchain {
+        /// KEY=value lines on stdout instead: NVCC, CUDA_HOME, LIBCLANG_PATH, CUOBJDUMP, NVDISASM, CUTLASS.
+        #[arg(long)]
+        print: bool,
+        /// CUTLASS's headers and examples too, into target/toolchain-cutlass.
+        #[arg(long)]
+        cutlass: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -32,11 +46,43 @@ fn main() -> Result<()> {
             cargo(&["check", "--package", "abruzzi", "--lib", "--no-default-features"])?;
             test()
         }
+        Task::Toolchain { print, cutlass } => show_toolchain(print, cutlass),
     }
+}
+
+/// Shows where the tools are, having installed what is missing.
+fn show_toolchain(print: bool, cutlass: bool) -> Result<()> {
+    let found = Toolchain::find_or_install()?;
+    let cutlass = if cutlass { Some(install::cutlass()?) } else { None };
+    let version = format!("nvcc {}", found.version);
+    let lines = [
+        ("NVCC", version.as_str(), Some(found.nvcc)),
+        ("CUDA_HOME", "toolkit", Some(found.cuda_home)),
+        ("CUOBJDUMP", "cuobjdump", found.cuobjdump),
+        ("NVDISASM", "nvdisasm", found.nvdisasm),
+        ("LIBCLANG_PATH", "libclang", found.libclang),
+        ("CUTLASS", "CUTLASS", cutlass),
+    ];
+    let mut out = std::io::stdout().lock();
+    for (key, label, path) in lines {
+        match path {
+            Some(path) if print => writeln!(out, "{key}={}", path.display())?,
+            Some(path) => writeln!(out, "{label:<11}{}", path.display())?,
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 /// Runs all tests and adds up what the test runner reports.
 fn test() -> Result<()> {
+    // The emulator's tests compile kernels. Fetched here, once, and not by each test that finds it missing.
+    if cfg!(target_os = "linux") {
+        let found = Toolchain::find_or_install()?;
+        eprintln!("nvcc {} at {}", found.version, found.nvcc.display());
+    } else {
+        eprintln!("no CUDA compiler: the tests that need one run on Linux only");
+    }
     let mut child = command(&["test", "--workspace", "--no-fail-fast"])
         .stdout(Stdio::piped())
         .spawn()

@@ -1,0 +1,353 @@
+//! Where the CUDA compiler and libclang are. One lookup serves every user, so that a build and a test never disagree.
+//!
+//! nvcc comes from the first of: `$CUDA_HOME/bin/nvcc`, `$NVCC`, nvcc on `PATH`, `target/toolchain` of the workspace
+//! (wherever cargo's own target folder may be). One named by a variable is used or refused, never passed over in
+//! silence; one on `PATH` that is too old is passed over with a note, since nobody asked for it.
+//!
+//! `target/toolchain`, which `install.rs` fills from PyPI and which may be copied or moved as a whole:
+//!
+//! ```text
+//! requirements.txt                 a copy of xtask/toolchain.txt: what is installed; absent or different = not usable
+//! nvidia/cu13/bin/                 nvcc, ptxas, cuobjdump, nvdisasm, …
+//! nvidia/cu13/include/             cuda.h, cuda_fp8.h, …; CUB and libcu++ in cccl/, which nvcc adds by itself
+//! nvidia/cu13/lib/                 libcudart_static.a
+//! nvidia/cu13/nvvm/                cicc, libdevice
+//! clang/native/libclang.so         the library without clang's own headers (stddef.h): give bindgen
+//!                                  -isystem $(cc -print-file-name=include)
+//! ```
+//!
+//! Standard library only, so that a build script can include this file too.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The oldest nvcc the kernels are written for: the first one that knows all of sm_90a that they use.
+pub const OLDEST: Version = Version { major: 12, minor: 4 };
+
+/// Flags that make one `.cu` file into one fatbin: code for Hopper and PTX beside it. Uncompressed, because the
+/// emulator reads the PTX and tests read both; with line numbers, because reports name the line.
+pub const FATBIN_FLAGS: [&str; 6] = [
+    "-std=c++17",
+    "-gencode",
+    "arch=compute_90a,code=[sm_90a,compute_90a]",
+    "--no-compress",
+    "-fatbin",
+    "-lineinfo",
+];
+
+/// A CUDA release as nvcc prints it; the patch level decides nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl Version {
+    /// Reads "…, release 13.0, V13.0.88" out of what `nvcc --version` prints.
+    pub fn parse(text: &str) -> Option<Version> {
+        let (_, rest) = text.split_once("release ")?;
+        let (release, _) = rest.split_once(',')?;
+        let (major, minor) = release.split_once('.')?;
+        Some(Version { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// The variables the lookup depends on, taken as values so that a test can set them.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    pub cuda_home: Option<OsString>,
+    pub nvcc: Option<OsString>,
+    pub path: Option<OsString>,
+    pub libclang_path: Option<OsString>,
+}
+
+impl Environment {
+    /// This process's; a variable set to nothing counts as unset.
+    pub fn of_process() -> Environment {
+        let get = |name| env::var_os(name).filter(|value| !value.is_empty());
+        Environment {
+            cuda_home: get("CUDA_HOME"),
+            nvcc: get("NVCC"),
+            path: get("PATH"),
+            libclang_path: get("LIBCLANG_PATH"),
+        }
+    }
+}
+
+/// A CUDA toolkit new enough for the kernels, and libclang for bindgen.
+#[derive(Clone, Debug)]
+pub struct Toolchain {
+    pub nvcc: PathBuf,
+    pub version: Version,
+    /// The folder that has bin/ and include/.
+    pub cuda_home: PathBuf,
+    /// Absent from some minimal toolkits.
+    pub cuobjdump: Option<PathBuf>,
+    /// Absent from some minimal toolkits.
+    pub nvdisasm: Option<PathBuf>,
+    /// A library or the folder it is in: what bindgen takes as LIBCLANG_PATH.
+    pub libclang: Option<PathBuf>,
+}
+
+/// What a lookup outside target/toolchain came to.
+pub enum Found {
+    Toolkit(Toolchain),
+    /// Nothing usable; the notes say what was passed over.
+    Nothing {
+        notes: Vec<String>,
+    },
+}
+
+impl Toolchain {
+    /// The machine's own toolkit, without target/toolchain. An error when a variable names one that is unusable.
+    pub fn of_machine(environment: &Environment) -> io::Result<Found> {
+        if let Some(home) = &environment.cuda_home {
+            let nvcc = Path::new(home).join("bin/nvcc");
+            return Self::at(&nvcc, environment).map(Found::Toolkit).map_err(|e| refused("CUDA_HOME", &e));
+        }
+        if let Some(nvcc) = &environment.nvcc {
+            // NVCC may be a bare command name, as CC may.
+            let nvcc = on_path(nvcc, environment).unwrap_or_else(|| PathBuf::from(nvcc));
+            return Self::at(&nvcc, environment).map(Found::Toolkit).map_err(|e| refused("NVCC", &e));
+        }
+        let mut notes = Vec::new();
+        if let Some(nvcc) = on_path(OsStr::new("nvcc"), environment) {
+            match Self::at(&nvcc, environment) {
+                Ok(toolchain) => return Ok(Found::Toolkit(toolchain)),
+                Err(error) => notes.push(format!("not using the nvcc on PATH: {error}")),
+            }
+        }
+        Ok(Found::Nothing { notes })
+    }
+
+    /// The toolkit installed in `folder`, laid out as target/toolchain is.
+    pub fn in_folder(folder: &Path, environment: &Environment) -> io::Result<Toolchain> {
+        let mut toolchain = Self::at(&folder.join("nvidia/cu13/bin/nvcc"), environment)?;
+        if environment.libclang_path.is_none() {
+            toolchain.libclang = Some(folder.join("clang/native"));
+        }
+        Ok(toolchain)
+    }
+
+    /// The toolkit `nvcc` belongs to, if it runs and is new enough.
+    fn at(nvcc: &Path, environment: &Environment) -> io::Result<Toolchain> {
+        let output = Command::new(nvcc)
+            .arg("--version")
+            .output()
+            .map_err(|e| io::Error::other(format!("cannot run {}: {e}", nvcc.display())))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let Some(version) = Version::parse(&text) else {
+            return Err(io::Error::other(format!(
+                "`{} --version` does not name a CUDA release (it printed {:?})",
+                nvcc.display(),
+                text.trim()
+            )));
+        };
+        if version < OLDEST {
+            return Err(io::Error::other(format!(
+                "{} is CUDA {version}; abruzzi needs {OLDEST} or newer",
+                nvcc.display()
+            )));
+        }
+        // A link such as /usr/local/bin/nvcc says nothing about where the headers are; what it leads to does.
+        let real = nvcc.canonicalize().unwrap_or_else(|_| nvcc.to_path_buf());
+        let bin = real.parent().unwrap_or(Path::new("."));
+        let tool = |name| Some(bin.join(name)).filter(|path| path.is_file());
+        Ok(Toolchain {
+            nvcc: nvcc.to_path_buf(),
+            version,
+            cuda_home: bin.parent().unwrap_or(bin).to_path_buf(),
+            cuobjdump: tool("cuobjdump"),
+            nvdisasm: tool("nvdisasm"),
+            libclang: environment.libclang_path.as_ref().map(PathBuf::from),
+        })
+    }
+
+    /// nvcc, ready for `.cu` files that include CUDA's own headers, CUB and libcu++: its nvcc.profile, which it reads
+    /// relative to itself, names all of them, so no flag and no variable has to. Its host compiler is gcc from PATH
+    /// unless `NVCC_CCBIN` or `NVCC_PREPEND_FLAGS` says otherwise.
+    pub fn nvcc_command(&self) -> Command {
+        Command::new(&self.nvcc)
+    }
+}
+
+/// How a refusal reads: what is wrong, then the two ways out.
+fn refused(variable: &str, error: &io::Error) -> io::Error {
+    io::Error::other(format!(
+        "{variable} names a CUDA toolkit that cannot be used: {error}.\n\
+         Set {variable} to a newer toolkit, or unset it and let `cargo xtask toolchain` install one in target/toolchain."
+    ))
+}
+
+/// The first file `name` in the folders of PATH. A name with a slash is a path already and is not looked for.
+fn on_path(name: &OsStr, environment: &Environment) -> Option<PathBuf> {
+    if Path::new(name).components().count() != 1 {
+        return None;
+    }
+    env::split_paths(environment.path.as_ref()?).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// What nvcc of that release prints.
+    fn banner(release: &str, full: &str, build: &str) -> String {
+        format!(
+            "nvcc: NVIDIA (R) Cuda compiler driver\n\
+             Copyright (c) 2005-2025 NVIDIA Corporation\n\
+             Built on Wed_Aug_20_01:58:59_PM_PDT_2025\n\
+             Cuda compilation tools, release {release}, V{full}\n\
+             Build cuda_{release}.r{release}/compiler.{build}_0\n"
+        )
+    }
+
+    /// A folder with `bin/nvcc`, a script that prints the banner of `release`.
+    fn toolkit(root: &Path, name: &str, release: &str) -> PathBuf {
+        let home = root.join(name);
+        fs::create_dir_all(home.join("bin")).unwrap();
+        let text = banner(release, &format!("{release}.99"), "1");
+        // Written by a child: were it open for writing in this process, a child that another test forks meanwhile
+        // would hold it open too, and running it would fail with "text file busy".
+        let written = Command::new("sh")
+            .args(["-c", "printf '%s' \"$1\" > \"$0\" && chmod +x \"$0\""])
+            .arg(home.join("bin/nvcc"))
+            .arg(format!("#!/bin/sh\ncat <<'end'\n{text}end\n"))
+            .status();
+        assert!(written.unwrap().success());
+        home
+    }
+
+    fn found(environment: &Environment) -> Toolchain {
+        match Toolchain::of_machine(environment).unwrap() {
+            Found::Toolkit(toolchain) => toolchain,
+            Found::Nothing { notes } => panic!("nothing found: {notes:?}"),
+        }
+    }
+
+    fn refusal(environment: &Environment) -> String {
+        match Toolchain::of_machine(environment) {
+            Ok(_) => panic!("not refused"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn versions_are_read_from_nvccs_banner() {
+        let version = |major, minor| Some(Version { major, minor });
+        assert_eq!(Version::parse(&banner("12.4", "12.4.131", "34097967")), version(12, 4));
+        assert_eq!(Version::parse(&banner("12.8", "12.8.93", "35583870")), version(12, 8));
+        assert_eq!(Version::parse(&banner("13.0", "13.0.88", "36424714")), version(13, 0));
+        for garbage in
+            ["", "release", "release 12", "release twelve.4, V", "release 12.x, V", "gcc (GCC) 12.2.0"]
+        {
+            assert_eq!(Version::parse(garbage), None, "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        // As text, 12.10 would come before 12.4.
+        assert!(Version { major: 12, minor: 10 } > OLDEST);
+        assert!(Version { major: 9, minor: 2 } < OLDEST);
+    }
+
+    #[test]
+    fn cuda_home_wins_over_nvcc_and_nvcc_over_path() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b, c) = (
+            toolkit(root.path(), "a", "12.4"),
+            toolkit(root.path(), "b", "12.8"),
+            toolkit(root.path(), "c", "13.0"),
+        );
+        let mut environment = Environment {
+            cuda_home: Some(a.clone().into()),
+            nvcc: Some(b.join("bin/nvcc").into()),
+            path: Some(c.join("bin").into()),
+            libclang_path: None,
+        };
+        assert_eq!(found(&environment).nvcc, a.join("bin/nvcc"));
+        environment.cuda_home = None;
+        let toolchain = found(&environment);
+        assert_eq!((toolchain.nvcc, toolchain.version.minor), (b.join("bin/nvcc"), 8));
+        environment.nvcc = None;
+        let toolchain = found(&environment);
+        assert_eq!((toolchain.nvcc, toolchain.version.major), (c.join("bin/nvcc"), 13));
+        environment.path = None;
+        let nothing = Toolchain::of_machine(&environment).unwrap();
+        assert!(matches!(nothing, Found::Nothing { notes } if notes.is_empty()));
+    }
+
+    #[test]
+    fn a_link_to_nvcc_leads_to_its_toolkit() {
+        let root = tempfile::tempdir().unwrap();
+        let home = toolkit(root.path(), "cuda", "12.8");
+        fs::write(home.join("bin/cuobjdump"), "").unwrap();
+        let links = root.path().join("links");
+        fs::create_dir(&links).unwrap();
+        std::os::unix::fs::symlink(home.join("bin/nvcc"), links.join("nvcc")).unwrap();
+        let toolchain = found(&Environment { path: Some(links.into()), ..Environment::default() });
+        assert_eq!(toolchain.cuda_home, home.canonicalize().unwrap());
+        assert!(toolchain.cuobjdump.is_some() && toolchain.nvdisasm.is_none());
+    }
+
+    #[test]
+    fn nvcc_may_be_a_command_name() {
+        let root = tempfile::tempdir().unwrap();
+        let home = toolkit(root.path(), "cuda", "12.8");
+        fs::rename(home.join("bin/nvcc"), home.join("bin/nvcc-12.8")).unwrap();
+        let environment = Environment {
+            nvcc: Some("nvcc-12.8".into()),
+            path: Some(home.join("bin").into()),
+            ..Environment::default()
+        };
+        assert_eq!(found(&environment).nvcc, home.join("bin/nvcc-12.8"));
+    }
+
+    #[test]
+    fn a_toolkit_that_was_named_and_is_too_old_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let home = toolkit(root.path(), "old", "12.3");
+        let newer = toolkit(root.path(), "newer", "13.0");
+        let path = Some(OsString::from(newer.join("bin")));
+        let by_home = Environment { cuda_home: Some(home.clone().into()), path, ..Environment::default() };
+        let message = refusal(&by_home);
+        for part in ["CUDA_HOME", "is CUDA 12.3", "12.4 or newer", "old/bin/nvcc", "unset it"] {
+            assert!(message.contains(part), "{message}");
+        }
+        let by_nvcc = Environment { nvcc: Some(home.join("bin/nvcc").into()), ..Environment::default() };
+        assert!(refusal(&by_nvcc).contains("NVCC names"));
+    }
+
+    #[test]
+    fn a_toolkit_that_was_named_and_is_missing_or_not_nvcc_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let nowhere = Environment { cuda_home: Some(root.path().into()), ..Environment::default() };
+        assert!(refusal(&nowhere).contains("cannot run"));
+        let other = Environment { nvcc: Some("/bin/echo".into()), ..Environment::default() };
+        assert!(refusal(&other).contains("does not name a CUDA release"));
+    }
+
+    #[test]
+    fn an_old_nvcc_on_path_is_passed_over_with_a_note() {
+        let root = tempfile::tempdir().unwrap();
+        let home = toolkit(root.path(), "old", "11.8");
+        let environment = Environment { path: Some(home.join("bin").into()), ..Environment::default() };
+        match Toolchain::of_machine(&environment).unwrap() {
+            Found::Nothing { notes } => assert!(notes[0].contains("is CUDA 11.8"), "{notes:?}"),
+            Found::Toolkit(toolchain) => panic!("{toolchain:?}"),
+        }
+    }
+}
