@@ -190,6 +190,15 @@ pub enum Special {
     ClusterCtarank,
     ClusterNctarank,
     IsExplicitCluster,
+    GlobalTimerLo,
+    GlobalTimerHi,
+    AggrSmemSize,
+    /// `%reserved_smem_offset_begin`, `_end`, `_cap` and `_0`, `_1`: shared memory the toolchain keeps for itself, which
+    /// cooperative groups use.
+    ReservedSmemBegin,
+    ReservedSmemEnd,
+    ReservedSmemCap,
+    ReservedSmemOffset(u8),
     /// `%envreg0` to `%envreg31`: 0.
     Envreg(u8),
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::ast::Special;
 
 /// Those without a dimension.
-const PLAIN: [(&str, Special); 20] = [
+const PLAIN: [(&str, Special); 28] = [
     ("%laneid", Special::LaneId),
     ("%warpid", Special::WarpId),
     ("%nwarpid", Special::NwarpId),
@@ -26,6 +26,14 @@ const PLAIN: [(&str, Special); 20] = [
     ("%cluster_ctarank", Special::ClusterCtarank),
     ("%cluster_nctarank", Special::ClusterNctarank),
     ("%is_explicit_cluster", Special::IsExplicitCluster),
+    ("%globaltimer_lo", Special::GlobalTimerLo),
+    ("%globaltimer_hi", Special::GlobalTimerHi),
+    ("%aggr_smem_size", Special::AggrSmemSize),
+    ("%reserved_smem_offset_begin", Special::ReservedSmemBegin),
+    ("%reserved_smem_offset_end", Special::ReservedSmemEnd),
+    ("%reserved_smem_offset_cap", Special::ReservedSmemCap),
+    ("%reserved_smem_offset_0", Special::ReservedSmemOffset(0)),
+    ("%reserved_smem_offset_1", Special::ReservedSmemOffset(1)),
 ];
 
 type Make = fn(u8) -> Special;
