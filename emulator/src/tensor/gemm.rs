@@ -104,7 +104,7 @@ fn body<const ROWS: usize, const COLUMNS: usize>(
     n: usize,
     k: usize,
 ) {
-    if a.len() < m * k || b.len() < k * n || acc.len() < m * n || n == 0 || k == 0 {
+    if a.len() < m * k || b.len() < k * n || acc.len() < m * n || m == 0 || n == 0 || k == 0 {
         return;
     }
     for (pass, b) in b[..k * n].chunks(DEPTH * n).enumerate() {
