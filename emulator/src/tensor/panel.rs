@@ -1,7 +1,7 @@
 //! From operands as they lie in shared memory or registers to the f32 panels that `gemm` multiplies.
 //!
 //! A K step of mma and wgmma is 32 bytes whatever the element, so a K-major operand arrives as one `[u8; 32]` a row.
-//! A keeps its rows ([`decode`]); B, stored by column, becomes [K][N] ([`decode_transposed`]). B of an m64n256k16 is
+//! A keeps its rows ([`decode`]); B, stored by column, becomes `[K][N]` ([`decode_transposed`]). B of an m64n256k16 is
 //! 4096 elements against 262,144 multiplications: decoding has to run at vector speed to stay out of the way.
 
 use super::gemm::{Isa, dispatch};
