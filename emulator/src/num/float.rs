@@ -47,7 +47,7 @@ pub(super) fn to_odd(sum: f64, error: f64) -> f64 {
     let bits = sum.to_bits();
     // The error pulls towards zero when its sign is not the sum's: the truncated value is the code below.
     let inwards = (error.to_bits() ^ bits) >> 63;
-    let odd = (bits - (inwards & !bits & 1)) | 1;
+    let odd = bits.wrapping_sub(inwards & !bits & 1) | 1;
     let inexact = (error != 0.0) & sum.is_finite();
     f64::from_bits(if inexact { odd } else { bits })
 }

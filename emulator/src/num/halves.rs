@@ -1,8 +1,8 @@
 //! f16 and bf16 arithmetic, one element at a time, and the lifting to pairs.
 //!
 //! Sums, and products of f16, are computed in f32: it has at least 2 × 11 + 2 bits, so rounding twice is rounding once
-//! (Figueroa, 1995). Products of bf16 (whose subnormals are f32's) and every fma go through f64 and [`odd`], which
-//! keeps the direction of what was cut.
+//! (Figueroa, 1995). Products of bf16 (whose subnormals are f32's) and every fma are rounded to odd first, which keeps
+//! the direction of what was cut; `super::float` has the source.
 
 use super::float::sum_to_odd;
 use super::small_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
@@ -104,8 +104,25 @@ pub fn mul(kind: Half, a: u16, b: u16) -> u16 {
 /// `fma.rn`: rounded once.
 #[inline(always)]
 pub fn fma(kind: Half, a: u16, b: u16, c: u16) -> u16 {
-    let product = f64::from(kind.to_f32(a)) * f64::from(kind.to_f32(b));
-    kind.from_f32(odd(sum_to_odd(product, f64::from(kind.to_f32(c)))), Rounding::Nearest)
+    let (a, b, c) = (kind.to_f32(a), kind.to_f32(b), kind.to_f32(c));
+    let sum = match kind {
+        // A product of f16 has 22 bits and is at least 2^-48: exact in f32, and so is the error of the sum.
+        Half::F16 => sum_to_odd_f32(a * b, c),
+        Half::Bf16 => odd(sum_to_odd(f64::from(a) * f64::from(b), f64::from(c))),
+    };
+    kind.from_f32(sum, Rounding::Nearest)
+}
+
+/// [`sum_to_odd`] in f32.
+#[inline(always)]
+fn sum_to_odd_f32(a: f32, b: f32) -> f32 {
+    let sum = a + b;
+    let virtual_b = sum - a;
+    let error = (a - (sum - virtual_b)) + (b - virtual_b);
+    let bits = sum.to_bits();
+    let inwards = (error.to_bits() ^ bits) >> 31;
+    let odd = bits.wrapping_sub(inwards & !bits & 1) | 1;
+    f32::from_bits(if (error != 0.0) & sum.is_finite() { odd } else { bits })
 }
 
 /// `neg`.

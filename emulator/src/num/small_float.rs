@@ -55,7 +55,7 @@ fn round(x: f32, format: Format, mode: Rounding, saturate: bool) -> (u32, u32) {
         Rounding::Down => (sign == 1) & (rest != 0),
         Rounding::Up => (sign == 0) & (rest != 0),
     };
-    let rounded = quotient + u32::from(up);
+    let rounded = quotient.wrapping_add(u32::from(up));
     let away = match mode {
         Rounding::Nearest => true,
         Rounding::Zero => false,
@@ -108,7 +108,7 @@ pub fn f32_to_tf32_away(x: f32, saturate: bool) -> u32 {
     let bits = x.to_bits();
     let sign = bits & 0x8000_0000;
     let magnitude = bits & 0x7fff_ffff;
-    let rounded = if magnitude >= 0x7f80_0000 { magnitude } else { (magnitude + 0x1000) & !0x1fff };
+    let rounded = if magnitude >= 0x7f80_0000 { magnitude } else { magnitude.wrapping_add(0x1000) & !0x1fff };
     let rounded = if saturate & (rounded >= 0x7f80_0000) { TF32.max << 13 } else { rounded };
     if magnitude > 0x7f80_0000 { NAN_F32 } else { sign | rounded }
 }
@@ -149,7 +149,7 @@ pub fn e4m3_to_f16(code: u8) -> u16 {
     let normal = (magnitude << 7) + ((15 - 7) << 10);
     // Subnormals are code × 2^-9: 1 → 2^-9, 2 and 3 → 2^-8 …, 4 to 7 → 2^-7 ….
     let wide = (magnitude as i32 as f32 * f32::from_bits((127 - 9) << 23)).to_bits();
-    let subnormal = if magnitude == 0 { 0 } else { (wide - ((127 - 15) << 23)) >> 13 };
+    let subnormal = if magnitude == 0 { 0 } else { wide.wrapping_sub((127 - 15) << 23) >> 13 };
     let bits = if magnitude < 8 { subnormal } else { normal };
     if magnitude == 0x7f { NAN_HALF } else { (sign | bits) as u16 }
 }

@@ -16,7 +16,7 @@ pub const FRACTION_BITS: u32 = 14;
 const STEP: usize = 32;
 
 /// Columns computed at a time.
-const WIDTH: usize = 16;
+const WIDTH: usize = 64;
 
 /// The least exponent field to align to, so that the scales stay normal numbers. FP8 products are ≥ 2^-32.
 const LEAST_FIELD: u32 = 32;
@@ -37,62 +37,65 @@ dispatch! {
 
 #[inline(always)]
 fn body(a: &[f32], b: &[f32], acc: &mut [f32], m: usize, n: usize, k: usize) {
-    if a.len() < m * k || b.len() < k * n || acc.len() < m * n || n == 0 || k == 0 {
+    if a.len() < m * k || b.len() < k * n || acc.len() < m * n || m == 0 || n == 0 || k == 0 {
         return;
     }
     for first in (0..k).step_by(STEP) {
         let depth = STEP.min(k - first);
-        for row in 0..m {
-            let factors = &a[row * k + first..][..depth];
-            for column in (0..n).step_by(WIDTH) {
-                let width = WIDTH.min(n - column);
-                // Short blocks are padded with zeros so that the arithmetic has one width.
-                let mut b_block = [[0f32; WIDTH]; STEP];
-                for (i, b_row) in b_block.iter_mut().enumerate().take(depth) {
-                    b_row[..width].copy_from_slice(&b[(first + i) * n + column..][..width]);
-                }
+        for column in (0..n).step_by(WIDTH) {
+            let width = WIDTH.min(n - column);
+            // Short blocks are padded with zeros so that the arithmetic has one width.
+            let mut block = [[0f32; WIDTH]; STEP];
+            for (i, b_row) in block.iter_mut().enumerate().take(depth) {
+                b_row[..width].copy_from_slice(&b[(first + i) * n + column..][..width]);
+            }
+            for row in 0..m {
+                let mut factors = [0f32; STEP];
+                factors[..depth].copy_from_slice(&a[row * k + first..][..depth]);
                 let mut sums = [0f32; WIDTH];
                 let target = &mut acc[row * n + column..][..width];
                 sums[..width].copy_from_slice(target);
-                step(factors, &b_block, &mut sums);
+                sums = step(&factors, &block, sums);
                 target.copy_from_slice(&sums[..width]);
             }
         }
     }
 }
 
-/// One step of up to 32 products into 16 sums.
+/// One step of 32 products into 64 sums.
 #[inline(always)]
-fn step(factors: &[f32], b: &[[f32; WIDTH]; STEP], sums: &mut [f32; WIDTH]) {
-    let mut largest = sums.map(|x| x.to_bits() & 0x7f80_0000);
+fn step(factors: &[f32; STEP], b: &[[f32; WIDTH]; STEP], sums: [f32; WIDTH]) -> [f32; WIDTH] {
+    let mut largest = [0u32; WIDTH];
+    for c in 0..WIDTH {
+        largest[c] = sums[c].to_bits() & 0x7f80_0000;
+    }
     for (factor, row) in factors.iter().zip(b) {
-        for (l, value) in largest.iter_mut().zip(row) {
-            *l = (*l).max((factor * value).to_bits() & 0x7f80_0000);
+        for c in 0..WIDTH {
+            largest[c] = largest[c].max((factor * row[c]).to_bits() & 0x7f80_0000);
         }
     }
-    // Scaled by these, the last bit kept is worth 1.
+    // Scaled by these, the last bit kept is worth 1; whole numbers below 2^15 add up exactly in f32.
     let mut up = [0f32; WIDTH];
     let mut down = [0f32; WIDTH];
+    let mut whole = [0f32; WIDTH];
+    let mut special = sums;
     for c in 0..WIDTH {
         let field = (largest[c] >> 23).clamp(LEAST_FIELD, 254);
-        up[c] = f32::from_bits((254 + FRACTION_BITS - field).min(254) << 23);
+        up[c] = f32::from_bits((254 + FRACTION_BITS - field) << 23);
         down[c] = f32::from_bits((field - FRACTION_BITS) << 23);
-    }
-    let mut whole = [0i32; WIDTH];
-    let mut special = [0f32; WIDTH];
-    for c in 0..WIDTH {
-        whole[c] = (sums[c] * up[c]) as i32;
-        special[c] = sums[c];
+        whole[c] = (sums[c] * up[c]).trunc();
     }
     for (factor, row) in factors.iter().zip(b) {
         for c in 0..WIDTH {
             let product = factor * row[c];
-            whole[c] += (product * up[c]) as i32;
+            whole[c] += (product * up[c]).trunc();
             special[c] += product;
         }
     }
+    let mut out = [0f32; WIDTH];
     for c in 0..WIDTH {
         // Infinities and NaN have no exponent to align to: the plain sum says what they give.
-        sums[c] = if largest[c] == 0x7f80_0000 { special[c] } else { whole[c] as f32 * down[c] };
+        out[c] = if largest[c] == 0x7f80_0000 { special[c] } else { whole[c] * down[c] };
     }
+    out
 }

@@ -55,12 +55,12 @@ macro_rules! dispatch {
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
-                unsafe fn avx512($($arg: $type),*) {
+                fn avx512($($arg: $type),*) {
                     ($wide)($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
-                unsafe fn avx2($($arg: $type),*) {
+                fn avx2($($arg: $type),*) {
                     ($avx2)($($arg),*)
                 }
                 if isa == $crate::tensor::gemm::Isa::Avx512 && isa.available() {
@@ -68,7 +68,7 @@ macro_rules! dispatch {
                     return unsafe { avx512($($arg),*) };
                 }
                 if isa == $crate::tensor::gemm::Isa::Avx2 && isa.available() {
-                    // SAFETY: as above.
+                    // SAFETY: `available` has found every feature that the function is compiled with.
                     return unsafe { avx2($($arg),*) };
                 }
             }
@@ -104,7 +104,7 @@ fn body<const ROWS: usize, const COLUMNS: usize>(
     n: usize,
     k: usize,
 ) {
-    if a.len() < m * k || b.len() < k * n || acc.len() < m * n || n == 0 || k == 0 {
+    if a.len() < m * k || b.len() < k * n || acc.len() < m * n || m == 0 || n == 0 || k == 0 {
         return;
     }
     for (pass, b) in b[..k * n].chunks(DEPTH * n).enumerate() {

@@ -1,7 +1,7 @@
 //! From operands as they lie in shared memory or registers to the f32 panels that `gemm` multiplies.
 //!
 //! A K step of mma and wgmma is 32 bytes whatever the element, so a K-major operand arrives as one `[u8; 32]` a row.
-//! A keeps its rows ([`decode`]); B, stored by column, becomes [K][N] ([`decode_transposed`]). B of an m64n256k16 is
+//! A keeps its rows ([`decode`]); B, stored by column, becomes `[K][N]` ([`decode_transposed`]). B of an m64n256k16 is
 //! 4096 elements against 262,144 multiplications: decoding has to run at vector speed to stay out of the way.
 
 use super::gemm::{Isa, dispatch};
@@ -78,7 +78,9 @@ fn each<const SIZE: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn([u8; SIZE])
 /// Decodes and transposes one K step: `rows[n]` holds column n of B; element k of it goes to `out[k * stride + n]`.
 /// Does nothing if `stride` is less than the rows or `out` is too short.
 pub fn decode_transposed(element: Element, rows: &[[u8; 32]], out: &mut [f32], stride: usize) {
-    decode_transposed_with(Isa::best(), element, rows, out, stride);
+    // AVX-512's shuffles make this half as fast as AVX2's (measured: 4.8 against 2.7 µs for 256 rows of bf16).
+    let isa = if Isa::best() == Isa::Avx512 { Isa::Avx2 } else { Isa::best() };
+    decode_transposed_with(isa, element, rows, out, stride);
 }
 
 dispatch! {

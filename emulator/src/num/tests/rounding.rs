@@ -42,7 +42,7 @@ fn compare(a: Exact, x: f32) -> Option<std::cmp::Ordering> {
 }
 
 /// Whether `r` is the exact value rounded: no value beyond it, and the next one inwards is beyond.
-fn check(value: Exact, r: f32, mode: Rounding, what: &str) {
+fn check(value: Exact, r: f32, mode: Rounding, what: std::fmt::Arguments) {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let negative = value.value < 0;
     let down = mode == Rounding::Down || (mode == Rounding::Zero && !negative);
@@ -83,14 +83,14 @@ fn directed_sums_products_and_fmas_bracket_the_exact_value() {
             Exact { value: exact(a).value * exact(b).value, exponent: exact(a).exponent + exact(b).exponent };
         for mode in MODES {
             if let Some(sum) = plus(exact(a), exact(b)).filter(|s| s.value != 0) {
-                check(sum, add(a, b, mode), mode, &format!("{a:e} + {b:e} {mode:?}"));
-                check(sum, sub(a, -b, mode), mode, &format!("{a:e} − {:e} {mode:?}", -b));
+                check(sum, add(a, b, mode), mode, format_args!("{a:e} + {b:e} {mode:?}"));
+                check(sum, sub(a, -b, mode), mode, format_args!("{a:e} − {:e} {mode:?}", -b));
             }
             if product.value != 0 {
-                check(product, mul(a, b, mode), mode, &format!("{a:e} · {b:e} {mode:?}"));
+                check(product, mul(a, b, mode), mode, format_args!("{a:e} · {b:e} {mode:?}"));
             }
             if let Some(sum) = plus(product, exact(c)).filter(|s| s.value != 0) {
-                check(sum, fma(a, b, c, mode), mode, &format!("{a:e} · {b:e} + {c:e} {mode:?}"));
+                check(sum, fma(a, b, c, mode), mode, format_args!("{a:e} · {b:e} + {c:e} {mode:?}"));
             }
         }
     }

@@ -107,7 +107,7 @@ fn every_canonical_layout_has_distinct_addresses() {
             for mn in 0..64 {
                 for k in 0..16 {
                     let address = d.address(major, 2, mn, k);
-                    assert!(address % 2 == 0 && seen.insert(address), "{mode:?} {major:?} {mn} {k}");
+                    assert!(address.is_multiple_of(2) && seen.insert(address), "{mode:?} {major:?} {mn} {k}");
                 }
             }
         }

@@ -151,7 +151,7 @@ fn speeds() {
         }
         println!("{name}: {:.2} µs, {:.1} GFLOP/s", best * 1e6, flops / best / 1e9);
     };
-    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+    for isa in [Isa::Avx512, Isa::Avx2].into_iter().filter(|isa| isa.available()) {
         for (m, n, k) in [(16, 256, 16), (64, 256, 16), (64, 128, 16), (64, 64, 16), (16, 8, 16)] {
             let (a, b, mut acc) = (noise(m * k, 1), noise(k * n, 2), vec![0f32; m * n]);
             let flops = (2 * m * n * k) as f64;
