@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod counters;
+pub mod exec;
 pub mod memory;
 pub mod num;
 pub mod ptx;

@@ -1,0 +1,32 @@
+//! Execution: PTX lowered to operations, warps of 32 lanes, blocks, and everything asynchronous.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a lane is a number, and indexed loops over 32 lanes are what the compiler turns into vector code"
+)]
+
+mod access;
+mod asynchronous;
+mod atomic;
+mod barrier;
+mod block;
+mod grid;
+mod isa;
+mod load_store;
+mod lower;
+mod mbarrier;
+mod module;
+mod op;
+mod pending;
+mod predicate;
+mod race;
+mod sectors;
+mod shared;
+mod tensor_ops;
+mod warp;
+mod warp_ops;
+
+pub use grid::Launch;
+pub use lower::LowerError;
+pub use module::{LoadError, Module};
+pub use op::Program;

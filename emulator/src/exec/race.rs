@@ -1,0 +1,241 @@
+//! Happens-before by vector clocks, and races on shared memory.
+//!
+//! Agents are the block's warps (0 ..) and, [`ASYNC`] further on, each warp's asynchronous copies and matrix
+//! operations, which run beside it until somebody waits for them. A barrier joins the clocks of its warps; an mbarrier
+//! takes what arrivals bring and gives it to who waits. An access races with an earlier one of another agent whose
+//! time its own clock does not include (FastTrack: Flanagan and Freund, 2009).
+
+/// Warps a block can have.
+pub(super) const WARPS: usize = 32;
+/// Index of the agent that stands for warp 0's asynchronous operations.
+pub(super) const ASYNC: usize = WARPS;
+
+/// What an agent knows of every agent's time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Clock([u32; 2 * WARPS]);
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock([0; 2 * WARPS])
+    }
+}
+
+impl Clock {
+    /// Takes over what another clock knows.
+    pub fn join(&mut self, other: &Clock) {
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine = (*mine).max(*theirs);
+        }
+    }
+
+    /// Takes over what another clock knows of one agent.
+    pub fn join_agent(&mut self, other: &Clock, agent: usize) {
+        self.0[agent] = self.0[agent].max(other.0[agent]);
+    }
+
+    /// The time of one agent.
+    #[inline(always)]
+    pub fn of(&self, agent: usize) -> u32 {
+        self.0[agent]
+    }
+
+    /// Sets the time of one agent.
+    pub fn set(&mut self, agent: usize, time: u32) {
+        self.0[agent] = time;
+    }
+
+    /// Advances the agent's own time; what it does from now on is later than what it gave away before.
+    pub fn tick(&mut self, agent: usize) -> u32 {
+        self.0[agent] += 1;
+        self.0[agent]
+    }
+}
+
+/// Agent and time of an access, packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Epoch(u32);
+
+impl Epoch {
+    const NEVER: Epoch = Epoch(u32::MAX);
+    const TIME: u32 = 1 << 26;
+
+    #[inline(always)]
+    fn new(agent: usize, time: u32) -> Epoch {
+        Epoch(((agent as u32) << 26) | (time % Epoch::TIME))
+    }
+
+    fn agent(self) -> usize {
+        (self.0 >> 26) as usize
+    }
+
+    fn time(self) -> u32 {
+        self.0 % Epoch::TIME
+    }
+
+    #[inline(always)]
+    fn known_to(self, clock: &Clock) -> bool {
+        self == Epoch::NEVER || self.time() <= clock.of(self.agent())
+    }
+}
+
+/// What is remembered of four bytes of shared memory.
+#[derive(Debug, Clone, Copy)]
+struct Granule {
+    write: Epoch,
+    /// The last read, or [`MANY`].
+    read: Epoch,
+    /// PTX line of the last write and of the last read.
+    lines: [u32; 2],
+}
+
+/// More readers than one: times in [`Shadow::readers`].
+const MANY: Epoch = Epoch(u32::MAX - 1);
+
+/// The earlier party of a race.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Earlier {
+    /// Byte offset of the granule.
+    pub offset: u32,
+    /// Whether it wrote.
+    pub wrote: bool,
+    /// Its agent.
+    pub agent: usize,
+    /// Its PTX line.
+    pub line: u32,
+}
+
+impl Earlier {
+    /// In words.
+    pub fn describe(&self) -> String {
+        let what = if self.wrote { "written" } else { "read" };
+        let who = match self.agent.checked_sub(ASYNC) {
+            None => format!("warp {}", self.agent),
+            Some(warp) => format!("an asynchronous operation of warp {warp}"),
+        };
+        format!("{what} before by {who} at PTX line {}, and no barrier orders the two", self.line)
+    }
+}
+
+/// Accesses to a block's shared memory.
+pub(super) struct Shadow {
+    granules: Vec<Granule>,
+    /// Times of several concurrent readers, by granule.
+    readers: std::collections::HashMap<u32, Box<[u32; 2 * WARPS]>>,
+}
+
+impl Shadow {
+    pub fn new(bytes: usize) -> Shadow {
+        let fresh = Granule { write: Epoch::NEVER, read: Epoch::NEVER, lines: [0; 2] };
+        Shadow { granules: vec![fresh; bytes.div_ceil(4)], readers: Default::default() }
+    }
+
+    /// Forgets everything, for the next block.
+    pub fn reset(&mut self) {
+        self.granules.fill(Granule { write: Epoch::NEVER, read: Epoch::NEVER, lines: [0; 2] });
+        self.readers.clear();
+    }
+
+    /// Notes a read of [offset, offset + len) and tells whom it races with.
+    #[inline]
+    pub fn read(&mut self, agent: usize, clock: &Clock, offset: u32, len: u32, line: u32) -> Option<Earlier> {
+        let now = Epoch::new(agent, clock.of(agent));
+        for g in offset / 4..(offset + len).div_ceil(4) {
+            let granule = &mut self.granules[g as usize];
+            if granule.read == now {
+                continue;
+            }
+            if !granule.write.known_to(clock) {
+                return Some(earlier(g, true, granule.write, granule.lines[0]));
+            }
+            if granule.read == MANY {
+                if let Some(times) = self.readers.get_mut(&g) {
+                    times[agent] = now.time() + 1;
+                }
+            } else if granule.read.known_to(clock) {
+                granule.read = now;
+            } else {
+                let mut times = Box::new([0; 2 * WARPS]);
+                times[granule.read.agent()] = granule.read.time() + 1;
+                times[agent] = now.time() + 1;
+                self.readers.insert(g, times);
+                granule.read = MANY;
+            }
+            granule.lines[1] = line;
+        }
+        None
+    }
+
+    /// Notes a write of [offset, offset + len) and tells whom it races with.
+    #[inline]
+    pub fn write(
+        &mut self,
+        agent: usize,
+        clock: &Clock,
+        offset: u32,
+        len: u32,
+        line: u32,
+    ) -> Option<Earlier> {
+        let now = Epoch::new(agent, clock.of(agent));
+        for g in offset / 4..(offset + len).div_ceil(4) {
+            let granule = &mut self.granules[g as usize];
+            if !granule.write.known_to(clock) {
+                return Some(earlier(g, true, granule.write, granule.lines[0]));
+            }
+            if granule.read == MANY {
+                let times = self.readers.remove(&g);
+                let unknown = times
+                    .as_ref()
+                    .and_then(|t| (0..2 * WARPS).find(|&a| a != agent && t[a] > 0 && t[a] - 1 > clock.of(a)));
+                if let (Some(a), Some(times)) = (unknown, times) {
+                    return Some(earlier(g, false, Epoch::new(a, times[a] - 1), granule.lines[1]));
+                }
+            } else if !granule.read.known_to(clock) {
+                return Some(earlier(g, false, granule.read, granule.lines[1]));
+            }
+            (granule.write, granule.read) = (now, Epoch::NEVER);
+            granule.lines[0] = line;
+        }
+        None
+    }
+}
+
+#[cold]
+fn earlier(granule: u32, wrote: bool, epoch: Epoch, line: u32) -> Earlier {
+    Earlier { offset: granule * 4, wrote, agent: epoch.agent(), line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_race_is_an_access_the_clock_does_not_know() {
+        let mut shadow = Shadow::new(64);
+        let (mut a, mut b) = (Clock::default(), Clock::default());
+        a.tick(0);
+        b.tick(1);
+        assert_eq!(shadow.write(0, &a, 8, 4, 1), None);
+        let race = shadow.read(1, &b, 8, 4, 2).unwrap();
+        assert_eq!((race.offset, race.wrote, race.agent, race.line), (8, true, 0, 1));
+        b.join(&a);
+        assert_eq!(shadow.read(1, &b, 8, 4, 2), None);
+        // The reader is unknown to the first warp until a barrier tells it.
+        let race = shadow.write(0, &a, 4, 8, 3).unwrap();
+        assert_eq!((race.offset, race.wrote, race.agent), (8, false, 1));
+        a.join(&b);
+        assert_eq!(shadow.write(0, &a, 4, 8, 3), None);
+    }
+
+    #[test]
+    fn several_readers_are_all_remembered() {
+        let mut shadow = Shadow::new(64);
+        let mut clocks = vec![Clock::default(); 3];
+        for (agent, clock) in clocks.iter_mut().enumerate() {
+            clock.tick(agent);
+            assert_eq!(shadow.read(agent, clock, 0, 4, 1), None);
+        }
+        let known = clocks[1].clone();
+        clocks[0].join(&known);
+        assert_eq!(shadow.write(0, &clocks[0], 0, 4, 2).unwrap().agent, 2);
+    }
+}
