@@ -2,6 +2,7 @@
 //! does, and keeps a simulated clock.
 
 pub mod check;
+pub mod clock;
 pub mod counters;
 pub mod memory;
 pub mod num;
