@@ -4,6 +4,7 @@
 pub mod check;
 pub mod clock;
 pub mod counters;
+pub mod driver;
 pub mod memory;
 pub mod num;
 pub mod ptx;
