@@ -5,6 +5,7 @@ pub mod check;
 pub mod clock;
 pub mod counters;
 pub mod driver;
+pub mod install;
 pub mod memory;
 pub mod num;
 pub mod ptx;

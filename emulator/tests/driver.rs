@@ -1,4 +1,8 @@
 //! The driver with a fake engine: what a program sees of memory, streams, events, modules and errors.
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "every block is calls of the C functions under test, with pointers to the test's own variables"
+)]
 
 mod driver_support;
 

@@ -1,6 +1,7 @@
 //! One call's hold on the driver.
 
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use super::options::Options;
@@ -79,12 +80,12 @@ impl Session {
         self.contexts.get_mut(&context).ok_or(Status::INVALID_CONTEXT)
     }
 
-    /// Runs something that takes long or calls back, without the lock.
+    /// Runs something that takes long or calls back, without the lock. Panics pass through with the lock held again.
     pub fn outside<T>(&mut self, work: impl FnOnce() -> T) -> T {
         self.guard = None;
-        let result = work();
+        let result = catch_unwind(AssertUnwindSafe(work));
         self.guard = Some(DRIVER.lock().unwrap_or_else(|e| e.into_inner()));
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Lets others have the lock until one of them is done with an operation.

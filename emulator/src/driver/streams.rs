@@ -3,6 +3,8 @@
 //! Invariant: an operation is executed after those before it in its stream and after everything in `after`, which were
 //! all issued earlier. So forcing always ends: it walks back in order of issue.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::session::Session;
 use super::status::{Result, Status};
 use super::work::{Action, Op, Rows};
@@ -105,7 +107,15 @@ impl Session {
             let (id, issued) = (op.id, op.issued);
             let waits: Vec<OpId> = op.after.iter().filter_map(|&(_, op)| self.executed[op]).collect();
             let label = op.action.label();
-            let (engine, duration) = self.execute(context, op);
+            let executed = catch_unwind(AssertUnwindSafe(|| self.execute(context, op)));
+            let (engine, duration) = executed.unwrap_or_else(|_| {
+                // Others must not wait for this operation for ever.
+                eprintln!("cuda-emulator: internal error in {label}");
+                if let Some(context) = self.contexts.get_mut(&context) {
+                    context.sticky.get_or_insert(Status::UNKNOWN);
+                }
+                (Engine::None, 0.0)
+            });
             let work = Work { engine, duration, issued, label };
             let place = self.clock.submit(timeline, work, waits);
             self.executed[id] = Some(place);

@@ -193,7 +193,8 @@ impl Module for FakeModule {
         };
         let faults =
             FAULTS.iter().map(|(name, _)| KernelInfo { name: (*name).into(), ..KernelInfo::default() });
-        std::iter::once(increment).chain(faults).collect()
+        let panics = KernelInfo { name: "panic".into(), ..KernelInfo::default() };
+        std::iter::once(increment).chain(faults).chain([panics]).collect()
     }
 
     fn global(&self, name: &str) -> Option<(u64, u64)> {
@@ -209,6 +210,7 @@ impl Module for FakeModule {
         _settings: &Settings,
     ) -> Result<Counters, Finding> {
         *LAST.lock().unwrap() = Some(*launch);
+        assert_ne!(kernel, FAULTS.len() + 1, "as asked");
         if let Some((name, kind)) = kernel.checked_sub(1).map(|at| FAULTS[at]) {
             let place = Place { kernel: name.into(), ..Place::default() };
             return Err(Finding { kind, message: "as asked".into(), place, details: vec![] });
@@ -217,7 +219,8 @@ impl Module for FakeModule {
         let len = u32::from_le_bytes(params[8..12].try_into().unwrap());
         assert!(memory.arena().is_live(at, len.into()));
         for i in 0..u64::from(len) {
-            unsafe { *((at + i) as *mut u8) += 1 };
+            let byte = (at + i) as *mut u8;
+            unsafe { *byte = (*byte).wrapping_add(1) };
         }
         Ok(Counters { dram_read_bytes: len.into(), ..Counters::default() })
     }
