@@ -60,8 +60,9 @@ pub fn install(force: bool) -> Result<PathBuf, InstallError> {
     Ok(path)
 }
 
-/// Where the emulator is: where `CUDA_EMULATOR_LIBRARY` says, beside the executable, or in the folder above (tests run
-/// from target/debug/deps, examples from target/debug/examples).
+/// Where the emulator is: where `CUDA_EMULATOR_LIBRARY` says; else the newest of those beside the executable, in the
+/// folder above, and in `deps` of either. Cargo puts it into `deps` unless it was asked for by itself, and may leave an
+/// older one above.
 ///
 /// # Errors
 /// With all places that were looked at.
@@ -70,12 +71,12 @@ pub fn find() -> Result<PathBuf, InstallError> {
     if let Some(path) = std::env::var_os("CUDA_EMULATOR_LIBRARY").filter(|p| !p.is_empty()) {
         places.push(PathBuf::from(path));
     } else if let Ok(executable) = std::env::current_exe() {
-        places.extend(executable.ancestors().skip(1).take(2).map(|folder| folder.join(FILE)));
+        let folders = executable.ancestors().skip(1).take(2);
+        places.extend(folders.flat_map(|folder| [folder.join(FILE), folder.join("deps").join(FILE)]));
     }
-    match places.iter().find(|path| path.is_file()) {
-        Some(path) => Ok(path.clone()),
-        None => Err(InstallError::NotFound(places)),
-    }
+    let built = |path: &PathBuf| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+    let found = places.iter().filter(|path| path.is_file()).max_by_key(|path| built(path));
+    found.cloned().ok_or(InstallError::NotFound(places))
 }
 
 fn c_path(path: &Path) -> Result<CString, InstallError> {

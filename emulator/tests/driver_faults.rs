@@ -88,9 +88,9 @@ fn launches_are_held_to_the_kernels_limits() {
         buffer[..8].copy_from_slice(&a.to_le_bytes());
         for (size, status) in [(12_usize, 0), (11, 1), (17, 1)] {
             let extra: [*const c_void; 5] = [
-                1 as *const c_void,
+                std::ptr::without_provenance::<c_void>(1),
                 buffer.as_ptr().cast(),
-                2 as *const c_void,
+                std::ptr::without_provenance::<c_void>(2),
                 (&raw const size).cast(),
                 none.cast(),
             ];

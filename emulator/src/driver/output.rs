@@ -49,8 +49,8 @@ extern "C" fn at_exit() {
 pub(super) fn write_at_exit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: `at_exit` is a function of this library, which is never unloaded before the process ends: its
-        // handles are not closed by `install`, and thread-locals of Rust pin it.
+        // SAFETY: `at_exit` has the signature asked for. Were this library unloaded, the C library would run the
+        // handler before its code goes.
         if unsafe { libc::atexit(at_exit) } != 0 {
             eprintln!("cuda-emulator: no trace will be written at exit");
         }
