@@ -2,8 +2,11 @@
 //! does, and keeps a simulated clock.
 
 pub mod check;
+pub mod clock;
 pub mod counters;
+pub mod driver;
 pub mod exec;
+pub mod install;
 pub mod memory;
 pub mod num;
 pub mod ptx;

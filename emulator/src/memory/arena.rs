@@ -167,6 +167,16 @@ impl Arena {
         self.set(address, len, State::Valid);
     }
 
+    /// Carries what is known of `len` bytes over, after a copy within the device. Ranges may overlap.
+    pub fn copy_states(&self, from: u64, to: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        assert!(self.contains(from + len - 1) && self.contains(to + len - 1), "range outside device memory");
+        // SAFETY: both ranges are inside the shadow, checked at both ends; bytes are copied whole.
+        unsafe { std::ptr::copy(self.shadow(from), self.shadow(to), len as usize) };
+    }
+
     /// First byte of [address, address + len) whose state is not `wanted`.
     pub fn first_other(&self, address: u64, len: u64, wanted: State) -> Option<(u64, State)> {
         if len == 0 {
