@@ -2,6 +2,8 @@
 
 mod install;
 mod toolchain;
+#[cfg(test)]
+mod toolchain_tests;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
