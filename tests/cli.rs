@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::cli::{abruzzi, fails, json_lines, output, stdout, succeeded, text};
+use common::cli::{abruzzi, fails, interrupt, json_lines, output, stdout, succeeded, text};
 use common::{CASES, checkpoint, difference, golden, oracle, root};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
@@ -202,13 +202,6 @@ fn an_interrupt_while_chat_waits_for_a_line_ends_it() {
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     drop(stdin);
-}
-
-#[allow(unsafe_code, reason = "the standard library sends no signal but SIGKILL")]
-fn interrupt(child: &std::process::Child) {
-    // SAFETY: kill takes no pointer; the child has not been waited for, so its id is still its own.
-    let sent = unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
-    assert_eq!(sent, 0);
 }
 
 /// Runs chat on piped lines; one list of events a turn.

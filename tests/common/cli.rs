@@ -1,6 +1,6 @@
 //! Running the real binary.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -45,4 +45,12 @@ pub fn fails(args: &[&str], code: i32, expected: &str) {
 
 pub fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+}
+
+/// Sends SIGINT.
+#[allow(unsafe_code, reason = "the standard library sends no signal but SIGKILL")]
+pub fn interrupt(child: &Child) {
+    // SAFETY: kill takes no pointer; the child has not been waited for, so its id is still its own.
+    let sent = unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
+    assert_eq!(sent, 0);
 }

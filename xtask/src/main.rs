@@ -1,4 +1,6 @@
-//! What a maintainer runs: `cargo xtask test`, `cargo xtask ci`.
+//! What a maintainer runs: `cargo xtask test`, `cargo xtask ci`, `cargo xtask bench`.
+
+mod bench;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -19,11 +21,26 @@ enum Task {
     Test,
     /// What continuous integration runs: formatting, lints, documentation, then every test.
     Ci,
+    /// Measurements.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Loading a synthetic FP8 checkpoint against dd, page cache warm; fails below 60 % of dd or above 110 % of the
+    /// model's bytes in memory.
+    Load {
+        /// How often each is run.
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+    },
 }
 
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Test => test(),
+        Task::Bench(Bench::Load { rounds }) => bench::load(rounds),
         Task::Ci => {
             cargo(&["fmt", "--all", "--", "--check"])?;
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;

@@ -38,6 +38,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Check that every tensor is present, of the right shape and type, and finite.
     Verify(VerifyArgs),
+    /// Write a random checkpoint of true dimensions, for benchmarks.
+    Synth(SynthArgs),
     /// Say what this machine offers.
     Doctor(DoctorArgs),
     /// Print a shell completion script.
@@ -219,6 +221,51 @@ pub struct VerifyArgs {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
+  abruzzi synth -o k2-small --like kimi-k2 --layers 2 --experts 32         8 GB; the widths stay true
+  abruzzi synth -o v3-int4 --like deepseek-v3 --layers 4 --experts 16 --format int4-g32
+  abruzzi synth -o mine --like DIR/config.json --seed 3
+
+The same seed and options give the same bytes on every machine.")]
+pub struct SynthArgs {
+    /// The folder to write; it must not exist.
+    #[arg(short, long, env = "ABRUZZI_OUT", value_name = "DIR")]
+    pub out: PathBuf,
+    /// The model to imitate: kimi-k2, kimi-k2-thinking, deepseek-v3, moonlight, or the path of a config.json.
+    #[arg(long, env = "ABRUZZI_LIKE", value_name = "MODEL")]
+    pub like: String,
+    /// Transformer layers [default: the model's own number]
+    #[arg(long, env = "ABRUZZI_LAYERS", allow_negative_numbers = true, value_name = "N")]
+    pub layers: Option<usize>,
+    /// Routed experts a layer [default: the model's own number]
+    #[arg(long, env = "ABRUZZI_EXPERTS", allow_negative_numbers = true, value_name = "N")]
+    pub experts: Option<usize>,
+    /// How to store the weights [default: as the model does]
+    #[arg(long, env = "ABRUZZI_FORMAT", value_enum)]
+    pub format: Option<SynthFormat>,
+    /// Seed of the values.
+    #[arg(short, long, env = "ABRUZZI_SEED", default_value_t = 0, allow_negative_numbers = true)]
+    pub seed: u64,
+    /// Writing threads; 0 takes one per core.
+    #[arg(short, long, env = "ABRUZZI_THREADS", default_value_t = 0)]
+    pub threads: usize,
+    #[command(flatten)]
+    pub output: JsonArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum SynthFormat {
+    /// FP8 e4m3 with a scale per 128×128 block, every linear layer.
+    Fp8Block,
+    /// INT4 with a scale per 32 columns, the routed experts; the rest BF16.
+    #[value(name = "int4-g32")]
+    Int4Group32,
+    /// BF16 throughout.
+    Bf16,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
   abruzzi doctor
   abruzzi doctor --json | jq .memory_available")]
 pub struct DoctorArgs {
@@ -282,6 +329,9 @@ mod tests {
             ("stop", "--stop"),
             ("threads", "--threads (-t)"),
             ("tokens", "--tokens"),
+            ("like", "--like"),
+            ("layers", "--layers"),
+            ("experts", "--experts"),
         ] {
             assert_eq!(flag_of(argument).as_deref(), Some(flag));
         }

@@ -6,6 +6,7 @@ mod doctor;
 mod generate;
 mod inspect;
 mod logits;
+mod synth;
 mod tokenize;
 mod ui;
 mod verify;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args, &cancel),
+        Command::Synth(args) => synth::run(args, &cancel),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions(args.shell),
     };
