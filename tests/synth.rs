@@ -186,7 +186,7 @@ fn impossible_sizes_are_refused_by_flag() {
     refuse(
         "kimi-k2",
         &["--layers", "500", "--experts", "4096"],
-        "--layers with 4096 experts makes 12263424 tensors",
+        "--layers with 4096 experts makes 6131712 tensors",
     );
     refuse("kimi-k2", &["--format", "int3"], "'--format <FORMAT>'");
     let bad = Synth::like("kimi-k2").format(Format::F32).config();

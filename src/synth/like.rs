@@ -80,12 +80,14 @@ fn check_count(config: &ModelConfig) -> Result<()> {
         1 + usize::from(tensors.scale.is_some()) + usize::from(tensors.shape.is_some())
     };
     let of_one: usize = expert.each().into_iter().map(|m| parts(m.tensors())).sum();
-    let tensors = (config.num_layers - config.first_k_dense) * config.moe.num_experts * of_one;
+    refuse_too_many(config.num_layers - config.first_k_dense, config.moe.num_experts, of_one)
+}
+
+fn refuse_too_many(layers: usize, experts: usize, tensors_of_one: usize) -> Result<()> {
+    let tensors = layers * experts * tensors_of_one;
     if tensors > MAX_TENSORS {
-        let problem = format!(
-            "with {} experts makes {tensors} tensors, at most {MAX_TENSORS} are loaded",
-            config.moe.num_experts
-        );
+        let problem =
+            format!("with {experts} experts makes {tensors} tensors, at most {MAX_TENSORS} are loaded");
         return Err(Error::argument("layers", problem));
     }
     Ok(())
@@ -121,7 +123,8 @@ fn check(layers: usize, experts: usize, own: &ModelConfig) -> Result<()> {
             moe.topk_group, moe.n_group, moe.top_k
         ));
     }
-    Ok(())
+    // An expert has three tensors at least; what it has exactly is known once the whole configuration is.
+    refuse_too_many(layers - own.first_k_dense.min(layers - 1), experts, 3)
 }
 
 fn remove(value: &mut Value, name: &str) {
