@@ -221,7 +221,7 @@ pub struct VerifyArgs {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  abruzzi synth -o k2-small --like kimi-k2 --layers 2 --experts 32         8 GB; the widths stay true
+  abruzzi synth -o k2-small --like kimi-k2 --layers 2 --experts 32         6.7 GB; the widths stay true
   abruzzi synth -o v3-int4 --like deepseek-v3 --layers 4 --experts 16 --format int4-g32
   abruzzi synth -o mine --like DIR/config.json --seed 3
 
