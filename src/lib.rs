@@ -24,6 +24,7 @@ pub mod error;
 pub mod generate;
 pub mod model;
 pub mod quant;
+pub mod synth;
 pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, LoadOptions, LoadProgress, VerifyReport, verify};
@@ -33,4 +34,5 @@ pub use generate::{
     CancelToken, DeviceChoice, Engine, EngineBuilder, FinishReason, Generation, Sampling, Session,
     SessionOptions, Stats, Token,
 };
+pub use synth::{Synth, SynthReport};
 pub use tokenizer::{ChatTemplate, Message, Tokenizer};

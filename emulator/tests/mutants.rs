@@ -54,11 +54,13 @@ const MUTANTS: [(&str, &str, &[Option<Kind>]); 33] = [
     ("gemm_17", "block ends before its store", &[Some(Kind::ExitInFlight)]),
 ];
 
+/// Allocates a kernel's arguments anew; returns its parameters and the output's address.
+type Setup = Box<dyn Fn(&Memory) -> (Vec<u8>, u64)>;
+
 /// A kernel's inputs, launch and expected output.
 struct Case {
     launch: Launch,
-    /// Allocates the arguments anew; returns parameters, output address and length.
-    setup: Box<dyn Fn(&Memory) -> (Vec<u8>, u64)>,
+    setup: Setup,
     expected: Vec<u8>,
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::weights::{GatedMlp, MatrixSpec, Mlp, Query, Storage, VectorSpec, Weights, expert_spec};
+use super::weights::{GatedMlp, MatrixSpec, Mlp, Query, VectorSpec, Weights, expert_spec};
 use crate::config::ModelConfig;
-use crate::quant::{Format, MatrixLayout};
+use crate::quant::Format;
 
 /// Parameters and bytes of one part of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -138,12 +138,8 @@ impl Inventory {
 }
 
 fn amount(spec: &MatrixSpec) -> (Amount, Format) {
-    let format = match spec.storage {
-        Storage::Plain => Format::Bf16,
-        Storage::Fp8Block => Format::Fp8Block,
-        Storage::Int4Group32 => Format::Int4Group32,
-    };
-    let layout = MatrixLayout { format, rows: spec.rows, cols: spec.cols };
+    let layout = spec.layout(Format::Bf16);
+    let format = layout.format;
     // INT4 records its shape in two I32 beside the weights.
     let shape = if format == Format::Int4Group32 { 8 } else { 0 };
     let bytes = layout.weight_bytes() + layout.scale_bytes() + shape;

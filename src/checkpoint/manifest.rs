@@ -8,10 +8,11 @@ use std::fmt;
 
 use super::catalogue::{Catalogue, Located};
 use super::header::Dtype;
-use super::weights::{GatedMlp, MatrixSpec, Storage, VectorSpec, Weights, expert_spec};
+use super::tensors::TensorSpec;
+use super::weights::{GatedMlp, MatrixSpec, VectorSpec, Weights, expert_spec};
 use crate::config::ModelConfig;
 use crate::error::{Fault, FaultKind};
-use crate::quant::{Format, MatrixLayout, int4};
+use crate::quant::{Format, MatrixLayout};
 
 /// A matrix and where its parts lie on disk.
 #[derive(Debug, Clone)]
@@ -88,44 +89,28 @@ struct Binder<'a> {
     claimed: HashSet<Box<str>>,
 }
 
-const PLAIN: [Dtype; 3] = [Dtype::Bf16, Dtype::F16, Dtype::F32];
-
 impl Binder<'_> {
     fn matrix(&mut self, spec: &MatrixSpec) -> Option<Source> {
-        let (rows, cols) = (spec.rows as u64, spec.cols as u64);
-        let name = |suffix: &str| format!("{}.{suffix}", spec.module);
-        let layout = |format| MatrixLayout { format, rows: spec.rows, cols: spec.cols };
-        match spec.storage {
-            Storage::Plain => {
-                let weight = self.tensor(name("weight"), &[rows, cols], &PLAIN)?;
-                let format = match weight.entry.dtype {
-                    Dtype::F32 => Format::F32,
-                    Dtype::F16 => Format::F16,
-                    _ => Format::Bf16,
-                };
-                Some(Source { layout: layout(format), weight, scale: None, shape: None })
-            }
-            Storage::Fp8Block => {
-                let layout = layout(Format::Fp8Block);
-                let [r, c] = layout.scale_shape()?;
-                let weight = self.tensor(name("weight"), &[rows, cols], &[Dtype::F8E4m3]);
-                let scale = self.tensor(name("weight_scale_inv"), &[r as u64, c as u64], &[Dtype::F32]);
-                Some(Source { layout, weight: weight?, scale: Some(scale?), shape: None })
-            }
-            Storage::Int4Group32 => {
-                let layout = layout(Format::Int4Group32);
-                let [r, c] = layout.scale_shape()?;
-                let words = cols.div_ceil(int4::PER_WORD as u64);
-                let weight = self.tensor(name("weight_packed"), &[rows, words], &[Dtype::I32]);
-                let scale = self.tensor(name("weight_scale"), &[r as u64, c as u64], &[Dtype::Bf16]);
-                let shape = self.tensor(name("weight_shape"), &[2], &[Dtype::I32]);
-                Some(Source { layout, weight: weight?, scale: Some(scale?), shape: Some(shape?) })
-            }
-        }
+        let parts = spec.tensors();
+        // All three are looked for before one that is missing ends it, so that every fault is listed.
+        let weight = self.tensor(parts.weight);
+        let scale = parts.scale.map(|part| self.tensor(part));
+        let shape = parts.shape.map(|part| self.tensor(part));
+        let weight = weight?;
+        let plain = match weight.entry.dtype {
+            Dtype::F32 => Format::F32,
+            Dtype::F16 => Format::F16,
+            _ => Format::Bf16,
+        };
+        let found = |part: Option<Option<Located>>| match part {
+            Some(part) => part.map(Some),
+            None => Some(None),
+        };
+        Some(Source { layout: spec.layout(plain), weight, scale: found(scale)?, shape: found(shape)? })
     }
 
     fn vector(&mut self, spec: &VectorSpec) -> Option<Located> {
-        self.tensor(spec.name.clone(), &[spec.len as u64], &PLAIN)
+        self.tensor(spec.tensor())
     }
 
     fn expert(&mut self, config: &ModelConfig, layer: usize, expert: usize) -> Option<GatedMlp<Source>> {
@@ -134,7 +119,8 @@ impl Binder<'_> {
         Some(GatedMlp { gate: gate?, up: up?, down: down? })
     }
 
-    fn tensor(&mut self, name: String, shape: &[u64], dtypes: &[Dtype]) -> Option<Located> {
+    fn tensor(&mut self, expected: TensorSpec) -> Option<Located> {
+        let TensorSpec { name, shape, dtypes } = expected;
         let types = dtypes.iter().map(|d| d.name()).collect::<Vec<_>>().join(" or ");
         let Some(found) = self.catalogue.tensors.get(name.as_str()) else {
             self.faults.push(Fault::missing(name, format!("{types} {shape:?}")));
@@ -145,7 +131,7 @@ impl Binder<'_> {
         self.claimed.insert(name.clone().into_boxed_str());
         let mut sound = true;
         if *entry.shape != *shape {
-            let kind = FaultKind::WrongShape { expected: shape.to_vec(), found: entry.shape.to_vec() };
+            let kind = FaultKind::WrongShape { expected: shape, found: entry.shape.to_vec() };
             self.faults.push(Fault::tensor(file, name.clone(), kind));
             sound = false;
         }

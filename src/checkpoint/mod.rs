@@ -14,6 +14,7 @@ pub mod memory;
 mod read;
 mod record;
 pub mod region;
+pub(crate) mod tensors;
 mod verify;
 pub mod weights;
 
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use catalogue::INDEX_FILE;
 pub(crate) use file::{looks_like, open_regular};
+pub(crate) use header::MAX_TENSORS;
 pub use header::{Dtype, Entry, Header, parse_header};
 pub use index::{Index, parse_index};
 pub use inventory::{Amount, Inventory};
@@ -80,8 +82,8 @@ impl Opened {
     fn recorded_shapes(&self) -> Vec<(&Located, [usize; 2])> {
         let mut shapes = Vec::new();
         let mut note = |spec: &weights::MatrixSpec| {
-            let name = format!("{}.weight_shape", spec.module);
-            let found = self.catalogue.tensors.get(name.as_str()).filter(|t| t.entry.len == 8);
+            let Some(shape) = spec.tensors().shape else { return };
+            let found = self.catalogue.tensors.get(shape.name.as_str()).filter(|t| t.entry.len == 8);
             shapes.extend(found.map(|t| (t, [spec.rows, spec.cols])));
         };
         Weights::describe(&self.config).visit(&mut |m| note(m), &mut |_| {});

@@ -70,10 +70,9 @@ impl AnyModel for Model<CpuDevice> {
 /// What an engine and its sessions share.
 pub(super) struct Inner {
     model: Arc<dyn AnyModel>,
-    tokenizer: Result<Tokenizer, String>,
-    template: Result<ChatTemplate, String>,
+    tokenizer: Result<Tokenizer, Unusable>,
+    template: Result<ChatTemplate, Unusable>,
     stop_ids: Vec<u32>,
-    dir: PathBuf,
     load: LoadStats,
     skipped: SkippedTensors,
 }
@@ -88,21 +87,37 @@ impl Inner {
     }
 
     pub(super) fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().map_err(|why| self.unusable(why))
+        self.tokenizer.as_ref().map_err(Unusable::error)
     }
 
     pub(super) fn render_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
-        let template = self.template.as_ref().map_err(|why| self.unusable(why))?;
+        let template = self.template.as_ref().map_err(Unusable::error)?;
         template.render(tokenizer, messages, true)
     }
 
     pub(super) fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }
+}
 
-    fn unusable(&self, why: &str) -> Error {
-        Error::Tokenizer { file: self.dir.clone(), problem: why.to_owned() }
+/// Why there is no tokenizer or template; kept for whoever asks for text.
+#[derive(Clone)]
+struct Unusable {
+    file: PathBuf,
+    problem: String,
+}
+
+impl Unusable {
+    fn new(error: Error, dir: &Path) -> Unusable {
+        match error {
+            Error::Tokenizer { file, problem } => Unusable { file, problem },
+            other => Unusable { file: dir.to_owned(), problem: other.to_string() },
+        }
+    }
+
+    fn error(&self) -> Error {
+        Error::Tokenizer { file: self.file.clone(), problem: self.problem.clone() }
     }
 }
 
@@ -205,9 +220,9 @@ impl EngineBuilder {
         let dir = checkpoint.dir().to_owned();
 
         // Without a usable tokenizer the model still runs on token ids; the reason is kept for who asks for text.
-        let tokenizer = Tokenizer::from_dir(&dir, config.vocab_size).map_err(|e| e.to_string());
+        let tokenizer = Tokenizer::from_dir(&dir, config.vocab_size).map_err(|e| Unusable::new(e, &dir));
         let template = match &tokenizer {
-            Ok(tokenizer) => ChatTemplate::from_dir(&dir, tokenizer).map_err(|e| e.to_string()),
+            Ok(tokenizer) => ChatTemplate::from_dir(&dir, tokenizer).map_err(|e| Unusable::new(e, &dir)),
             Err(why) => Err(why.clone()),
         };
         let mut stop_ids = config.eos_token_ids.clone();
@@ -224,7 +239,6 @@ impl EngineBuilder {
                 tokenizer,
                 template,
                 stop_ids,
-                dir,
                 load: loaded.stats,
                 skipped: checkpoint.skipped().clone(),
             }),

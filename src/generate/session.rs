@@ -101,13 +101,17 @@ impl Session {
         })
     }
 
-    /// Appends `prompt` to the timeline and generates.
+    /// Appends `prompt` to the timeline and generates. An empty prompt on an empty timeline starts from the model's
+    /// begin-of-sequence token.
     ///
     /// # Errors
-    /// [`Error::Argument`] for bad sampling settings or an empty timeline, [`Error::ContextFull`] for a prompt that
+    /// [`Error::Argument`] for bad sampling settings or where there is no token to go on from, [`Error::ContextFull`] for a prompt that
     /// does not fit. Failures of the forward pass come from the iterator.
     pub fn generate(&mut self, prompt: &str, sampling: &Sampling) -> Result<Generation<'_>> {
-        let ids = self.engine.tokenizer()?.encode(prompt)?;
+        let mut ids = self.engine.tokenizer()?.encode(prompt)?;
+        if ids.is_empty() && self.tokens.is_empty() {
+            ids.extend(self.engine.config().bos_token_id);
+        }
         self.generate_tokens(&ids, sampling)
     }
 
@@ -135,7 +139,7 @@ impl Session {
         if needed == 0 {
             return Err(Error::argument(
                 "prompt",
-                "is empty; give the model at least one token to go on from",
+                "is empty and the model has no begin-of-sequence token; give it at least one token to go on from",
             ));
         }
         if needed > self.limit {

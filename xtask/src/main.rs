@@ -1,5 +1,6 @@
-//! What a maintainer runs: `cargo xtask test`, `cargo xtask ci`, `cargo xtask toolchain`.
+//! What a maintainer runs: `cargo xtask test`, `cargo xtask ci`, `cargo xtask toolchain`, `cargo xtask bench`.
 
+mod bench;
 mod install;
 mod toolchain;
 #[cfg(test)]
@@ -35,11 +36,26 @@ enum Task {
         #[arg(long)]
         cutlass: bool,
     },
+    /// Measurements.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Loading a synthetic FP8 checkpoint against dd, page cache warm; fails below 60 % of dd or above 110 % of the
+    /// model's bytes in memory.
+    Load {
+        /// How often each is run.
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+    },
 }
 
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Test => test(),
+        Task::Bench(Bench::Load { rounds }) => bench::load(rounds),
         Task::Ci => {
             cargo(&["fmt", "--all", "--", "--check"])?;
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
@@ -82,6 +98,8 @@ fn test() -> Result<()> {
     if cfg!(target_os = "linux") {
         let found = Toolchain::find_or_install()?;
         eprintln!("nvcc {} at {}", found.version, found.nvcc.display());
+        // CuTe's headers and kernels, which the emulator is held to.
+        install::cutlass()?;
     } else {
         eprintln!("no CUDA compiler: the tests that need one run on Linux only");
     }

@@ -51,8 +51,7 @@ fn versions_are_read_from_nvccs_banner() {
     assert_eq!(Version::parse(&banner("12.4", "12.4.131", "34097967")), version(12, 4));
     assert_eq!(Version::parse(&banner("12.8", "12.8.93", "35583870")), version(12, 8));
     assert_eq!(Version::parse(&banner("13.0", "13.0.88", "36424714")), version(13, 0));
-    for garbage in
-        ["", "release", "release 12", "release twelve.4, V", "release 12.x, V", "gcc (GCC) 12.2.0"]
+    for garbage in ["", "release", "release 12", "release twelve.4, V", "release 12.x, V", "gcc (GCC) 12.2.0"]
     {
         assert_eq!(Version::parse(garbage), None, "{garbage:?}");
     }

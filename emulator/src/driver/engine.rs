@@ -30,30 +30,7 @@ pub struct KernelInfo {
     pub line: u32,
 }
 
-/// A launch's shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Launch {
-    /// Blocks.
-    pub grid: [u32; 3],
-    /// Threads of a block.
-    pub block: [u32; 3],
-    /// Blocks of a cluster; ones without clusters.
-    pub cluster: [u32; 3],
-    /// Dynamic shared memory.
-    pub dynamic_shared: u32,
-}
-
-impl Launch {
-    /// Blocks of the grid.
-    pub fn blocks(&self) -> u64 {
-        self.grid.iter().map(|&n| u64::from(n)).product()
-    }
-
-    /// Threads of a block.
-    pub fn threads(&self) -> u64 {
-        self.block.iter().map(|&n| u64::from(n)).product()
-    }
-}
+pub use crate::exec::Launch;
 
 /// A loaded module. Dropping it gives its global variables back.
 pub trait Module: Send + Sync {
@@ -65,7 +42,6 @@ pub trait Module: Send + Sync {
     ///
     /// # Errors
     /// The first finding; memory is left as it was then.
-    #[allow(clippy::result_large_err, reason = "one a launch; findings end it")]
     fn launch(
         &self,
         kernel: usize,
@@ -73,7 +49,7 @@ pub trait Module: Send + Sync {
         params: &[u8],
         memory: &Memory,
         settings: &Settings,
-    ) -> Result<Counters, Finding>;
+    ) -> Result<Counters, Box<Finding>>;
 }
 
 /// Why an image cannot be loaded.
@@ -126,7 +102,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// See [`LoadError`].
-    fn load(&self, image: &[u8], memory: &Memory) -> Result<Arc<dyn Module>, LoadError>;
+    fn load(&self, image: &[u8], memory: &Arc<Memory>) -> Result<Arc<dyn Module>, LoadError>;
 
     /// The 128 bytes of a tensor map, in whatever form this engine's kernels read. `None` from engines that have no
     /// tensor maps.
@@ -146,7 +122,8 @@ pub fn set_engine(engine: &'static dyn Engine) {
     *ENGINE.write().unwrap_or_else(|e| e.into_inner()) = Some(engine);
 }
 
-/// What executes modules.
+/// What executes modules: the interpreter, unless [`set_engine`] said otherwise.
 pub(super) fn engine() -> Option<&'static dyn Engine> {
-    *ENGINE.read().unwrap_or_else(|e| e.into_inner())
+    let set = *ENGINE.read().unwrap_or_else(|e| e.into_inner());
+    Some(set.unwrap_or(&super::interpreter::Interpreter))
 }

@@ -15,6 +15,7 @@ mod args;
 mod engine;
 mod faults;
 mod image;
+mod interpreter;
 mod options;
 mod output;
 mod session;

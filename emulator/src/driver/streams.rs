@@ -233,7 +233,6 @@ impl Session {
                 }
             }
             Action::Mark => {}
-            #[allow(clippy::result_large_err, reason = "as Module::launch")]
             Action::Kernel(kernel) => {
                 let settings = self.options.settings;
                 let result = self.outside(|| {
@@ -247,7 +246,7 @@ impl Session {
                         return (Engine::Sm, cost.total());
                     }
                     Err(finding) => {
-                        self.poison(context, finding);
+                        self.poison(context, *finding);
                         return (Engine::Sm, self.profile.cost.launch_us);
                     }
                 }

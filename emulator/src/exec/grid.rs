@@ -41,6 +41,18 @@ impl Launch {
     }
 }
 
+impl Launch {
+    /// Blocks of the grid.
+    pub fn blocks(&self) -> u64 {
+        self.grid.iter().map(|&n| u64::from(n)).product()
+    }
+
+    /// Threads of a block.
+    pub fn threads(&self) -> u64 {
+        self.block.iter().map(|&n| u64::from(n)).product()
+    }
+}
+
 /// What all blocks of a launch share.
 pub(super) struct Grid<'a> {
     pub program: &'a Program,

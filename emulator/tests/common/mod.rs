@@ -55,8 +55,10 @@ fn toolchain() -> Toolchain {
     let environment = Environment::of_process();
     match Toolchain::of_machine(&environment) {
         Ok(Found::Toolkit(toolchain)) => toolchain,
-        Ok(Found::Nothing { .. }) => Toolchain::in_folder(&workspace().join("target/toolchain"), &environment)
-            .unwrap_or_else(|e| panic!("{e}; `cargo xtask toolchain` installs a CUDA compiler")),
+        Ok(Found::Nothing { .. }) => {
+            Toolchain::in_folder(&workspace().join("target/toolchain"), &environment)
+                .unwrap_or_else(|e| panic!("{e}; `cargo xtask toolchain` installs a CUDA compiler"))
+        }
         Err(e) => panic!("{e}"),
     }
 }

@@ -208,12 +208,13 @@ impl Module for FakeModule {
         params: &[u8],
         memory: &Memory,
         _settings: &Settings,
-    ) -> Result<Counters, Finding> {
+    ) -> Result<Counters, Box<Finding>> {
         *LAST.lock().unwrap() = Some(*launch);
         assert_ne!(kernel, FAULTS.len() + 1, "as asked");
         if let Some((name, kind)) = kernel.checked_sub(1).map(|at| FAULTS[at]) {
             let place = Place { kernel: name.into(), ..Place::default() };
-            return Err(Finding { kind, message: "as asked".into(), place, details: vec![] });
+            let finding = Finding { kind, message: "as asked".into(), place, details: vec![] };
+            return Err(Box::new(finding));
         }
         let at = u64::from_le_bytes(params[..8].try_into().unwrap());
         let len = u32::from_le_bytes(params[8..12].try_into().unwrap());
@@ -227,7 +228,7 @@ impl Module for FakeModule {
 }
 
 impl Engine for Fake {
-    fn load(&self, image: &[u8], _memory: &Memory) -> Result<Arc<dyn Module>, LoadError> {
+    fn load(&self, image: &[u8], _memory: &Arc<Memory>) -> Result<Arc<dyn Module>, LoadError> {
         if image != b"fake" {
             let message = "line 1: not fake".to_owned();
             return Err(LoadError { code: LoadCode::InvalidPtx, message });

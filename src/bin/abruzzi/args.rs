@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::FalseyValueParser;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Runs Kimi-K2-class mixture-of-experts models.
 #[derive(Parser)]
@@ -37,13 +38,12 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Check that every tensor is present, of the right shape and type, and finite.
     Verify(VerifyArgs),
+    /// Write a random checkpoint of true dimensions, for benchmarks.
+    Synth(SynthArgs),
     /// Say what this machine offers.
-    Doctor(JsonArgs),
+    Doctor(DoctorArgs),
     /// Print a shell completion script.
-    Completions {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
+    Completions(CompletionsArgs),
 }
 
 #[derive(Args)]
@@ -70,38 +70,45 @@ pub enum Device {
 #[derive(Args)]
 pub struct JsonArgs {
     /// Machine-readable output on stdout.
-    #[arg(long, env = "ABRUZZI_JSON")]
+    #[arg(long, env = "ABRUZZI_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
 }
 
 #[derive(Args)]
 pub struct SamplingArgs {
     /// Tokens to generate at most.
-    #[arg(short, long, env = "ABRUZZI_N", default_value_t = 128, value_name = "N")]
+    #[arg(
+        short,
+        long,
+        env = "ABRUZZI_N",
+        default_value_t = 128,
+        allow_negative_numbers = true,
+        value_name = "N"
+    )]
     pub n: usize,
     /// Temperature; 0 always takes the most probable token.
     #[arg(long, env = "ABRUZZI_TEMP", default_value_t = 0.6, allow_negative_numbers = true)]
     pub temp: f32,
     /// Keep this many most probable tokens; 0 keeps all.
-    #[arg(long, env = "ABRUZZI_TOP_K", default_value_t = 40)]
+    #[arg(long, env = "ABRUZZI_TOP_K", default_value_t = 40, allow_negative_numbers = true)]
     pub top_k: usize,
     /// Keep the most probable tokens up to this sum of probabilities.
-    #[arg(long, env = "ABRUZZI_TOP_P", default_value_t = 0.95)]
+    #[arg(long, env = "ABRUZZI_TOP_P", default_value_t = 0.95, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Drop tokens below this share of the most probable one.
-    #[arg(long, env = "ABRUZZI_MIN_P", default_value_t = 0.0)]
+    #[arg(long, env = "ABRUZZI_MIN_P", default_value_t = 0.0, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Seed; the same seed gives the same text [default: random, printed at the end]
-    #[arg(short, long, env = "ABRUZZI_SEED")]
+    #[arg(short, long, env = "ABRUZZI_SEED", allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Stop before this text (may be given several times).
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, env = "ABRUZZI_STOP", value_name = "TEXT")]
     pub stop: Vec<String>,
     /// Go on past the model's stop tokens.
-    #[arg(long, env = "ABRUZZI_IGNORE_EOS")]
+    #[arg(long, env = "ABRUZZI_IGNORE_EOS", value_parser = FalseyValueParser::new())]
     pub ignore_eos: bool,
     /// Tokens of context [default: the model's longest]
-    #[arg(short, long, env = "ABRUZZI_CTX_SIZE", value_name = "TOKENS")]
+    #[arg(short, long, env = "ABRUZZI_CTX_SIZE", allow_negative_numbers = true, value_name = "TOKENS")]
     pub ctx_size: Option<usize>,
 }
 
@@ -122,7 +129,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// Print load, prefill and decode statistics in full.
-    #[arg(long, env = "ABRUZZI_STATS")]
+    #[arg(long, env = "ABRUZZI_STATS", value_parser = FalseyValueParser::new())]
     pub stats: bool,
     #[command(flatten)]
     pub output: JsonArgs,
@@ -159,7 +166,7 @@ pub struct LogitsArgs {
     #[arg(short, long, env = "ABRUZZI_OUT", value_name = "FILE")]
     pub out: PathBuf,
     /// Decode token by token through the cache instead of one prefill.
-    #[arg(long, env = "ABRUZZI_STEP")]
+    #[arg(long, env = "ABRUZZI_STEP", value_parser = FalseyValueParser::new())]
     pub step: bool,
 }
 
@@ -176,13 +183,17 @@ pub struct TokenizeArgs {
     #[arg(required_unless_present = "decode")]
     pub text: Option<String>,
     /// Token ids to turn into text, separated by commas.
-    #[arg(long, value_delimiter = ',', conflicts_with = "text", value_name = "IDS")]
+    #[arg(long, env = "ABRUZZI_DECODE", value_delimiter = ',', conflicts_with = "text", value_name = "IDS")]
     pub decode: Option<Vec<u32>>,
     #[command(flatten)]
     pub output: JsonArgs,
 }
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  abruzzi inspect -m DIR
+  abruzzi inspect -m config.json --json | jq .total.parameters     without any weights")]
 pub struct InspectArgs {
     /// Checkpoint folder or config.json [default: the demo model]
     #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "PATH")]
@@ -192,6 +203,10 @@ pub struct InspectArgs {
 }
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  abruzzi verify -m DIR                     exit code 1 and the list of faults if there are any
+  abruzzi verify -m DIR --json | jq -r 'select(.event==\"fault\").tensor'")]
 pub struct VerifyArgs {
     /// Checkpoint folder [default: the demo model]
     #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "DIR")]
@@ -201,4 +216,124 @@ pub struct VerifyArgs {
     pub threads: usize,
     #[command(flatten)]
     pub output: JsonArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  abruzzi synth -o k2-small --like kimi-k2 --layers 2 --experts 32         6.7 GB; the widths stay true
+  abruzzi synth -o v3-int4 --like deepseek-v3 --layers 4 --experts 16 --format int4-g32
+  abruzzi synth -o mine --like DIR/config.json --seed 3
+
+The same seed and options give the same bytes on every machine.")]
+pub struct SynthArgs {
+    /// The folder to write; it must not exist.
+    #[arg(short, long, env = "ABRUZZI_OUT", value_name = "DIR")]
+    pub out: PathBuf,
+    /// The model to imitate: kimi-k2, kimi-k2-thinking, deepseek-v3, moonlight, or the path of a config.json.
+    #[arg(long, env = "ABRUZZI_LIKE", value_name = "MODEL")]
+    pub like: String,
+    /// Transformer layers [default: the model's own number]
+    #[arg(long, env = "ABRUZZI_LAYERS", allow_negative_numbers = true, value_name = "N")]
+    pub layers: Option<usize>,
+    /// Routed experts a layer [default: the model's own number]
+    #[arg(long, env = "ABRUZZI_EXPERTS", allow_negative_numbers = true, value_name = "N")]
+    pub experts: Option<usize>,
+    /// How to store the weights [default: as the model does]
+    #[arg(long, env = "ABRUZZI_FORMAT", value_enum)]
+    pub format: Option<SynthFormat>,
+    /// Seed of the values.
+    #[arg(short, long, env = "ABRUZZI_SEED", default_value_t = 0, allow_negative_numbers = true)]
+    pub seed: u64,
+    /// Writing threads; 0 takes one per core.
+    #[arg(short, long, env = "ABRUZZI_THREADS", default_value_t = 0)]
+    pub threads: usize,
+    #[command(flatten)]
+    pub output: JsonArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum SynthFormat {
+    /// FP8 e4m3 with a scale per 128×128 block, every linear layer.
+    Fp8Block,
+    /// INT4 with a scale per 32 columns, the routed experts; the rest BF16.
+    #[value(name = "int4-g32")]
+    Int4Group32,
+    /// BF16 throughout.
+    Bf16,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  abruzzi doctor
+  abruzzi doctor --json | jq .memory_available")]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub output: JsonArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  abruzzi completions bash > ~/.local/share/bash-completion/completions/abruzzi
+  abruzzi completions fish > ~/.config/fish/completions/abruzzi.fish")]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// The flag behind an argument of the library, as the help spells it; `None` if no flag of that name exists.
+pub fn flag_of(argument: &str) -> Option<String> {
+    let long = match argument {
+        "temperature" => "temp",
+        "context" => "ctx-size",
+        other => other,
+    };
+    let cli = Cli::command();
+    let flag = cli.get_subcommands().flat_map(|c| c.get_arguments()).find(|a| a.get_long() == Some(long))?;
+    Some(match flag.get_short() {
+        Some(short) => format!("--{long} (-{short})"),
+        None => format!("--{long}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_long_flag_has_its_environment_variable() {
+        let cli = Cli::command();
+        for (command, arg) in cli.get_subcommands().flat_map(|c| c.get_arguments().map(move |a| (c, a))) {
+            let Some(long) = arg.get_long().filter(|&l| l != "help" && l != "version") else { continue };
+            let expected = format!("ABRUZZI_{}", long.to_uppercase().replace('-', "_"));
+            let found = arg.get_env().and_then(|e| e.to_str());
+            assert_eq!(found, Some(expected.as_str()), "{} --{long}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn every_argument_the_library_names_has_a_flag() {
+        for (argument, flag) in [
+            ("temperature", "--temp"),
+            ("top-p", "--top-p"),
+            ("min-p", "--min-p"),
+            ("context", "--ctx-size (-c)"),
+            ("prompt", "--prompt (-p)"),
+            ("stop", "--stop"),
+            ("threads", "--threads (-t)"),
+            ("tokens", "--tokens"),
+            ("like", "--like"),
+            ("layers", "--layers"),
+            ("experts", "--experts"),
+        ] {
+            assert_eq!(flag_of(argument).as_deref(), Some(flag));
+        }
+    }
 }

@@ -1,11 +1,22 @@
 //! `abruzzi chat`: a conversation with the model's chat template, a line a turn.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use abruzzi::{CancelToken, Error, Message};
 
+use anyhow::Context;
+
 use crate::args::ChatArgs;
 use crate::{generate, ui};
+
+/// Set while a line is awaited: then an interrupt has nothing to stop but the program.
+static WAITING: AtomicBool = AtomicBool::new(false);
+
+/// Whether the conversation waits for its next line.
+pub fn waiting_for_input() -> bool {
+    WAITING.load(Ordering::Relaxed)
+}
 
 pub fn run(args: ChatArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let sampling = ui::sampling(&args.sampling);
@@ -20,15 +31,21 @@ pub fn run(args: ChatArgs, cancel: &CancelToken) -> anyhow::Result<()> {
             eprint!("> ");
             std::io::stderr().flush()?;
         }
-        let Some(line) = lines.next().transpose()? else { break };
+        WAITING.store(true, Ordering::Relaxed);
+        let line = lines.next();
+        WAITING.store(false, Ordering::Relaxed);
+        let Some(line) = line.transpose().context("cannot read the standard input")? else { break };
         if line.trim().is_empty() {
             continue;
         }
         messages.push(Message::new("user", line));
-        let reply = generate::stream(session.chat(&messages, &sampling)?, args.output.json);
-        println!();
-        match reply {
-            Ok(reply) => messages.push(Message::new("assistant", reply)),
+        match generate::stream(session.chat(&messages, &sampling)?, args.output.json) {
+            Ok(reply) => {
+                if args.output.json {
+                    writeln!(std::io::stdout(), "{}", generate::done(&engine, session.stats()))?;
+                }
+                messages.push(Message::new("assistant", reply));
+            }
             // At a prompt an interrupt ends the reply, not the conversation.
             Err(e) if interactive && matches!(e.downcast_ref(), Some(Error::Cancelled)) => {
                 cancel.reset();
@@ -37,6 +54,8 @@ pub fn run(args: ChatArgs, cancel: &CancelToken) -> anyhow::Result<()> {
             Err(e) => return Err(e),
         }
     }
-    generate::report(&engine, session.stats(), false);
+    if !args.output.json {
+        generate::report(&engine, session.stats(), false);
+    }
     Ok(())
 }

@@ -6,10 +6,10 @@ use abruzzi::checkpoint::memory;
 use abruzzi::device::cpu::{CpuDevice, Isa};
 use serde_json::json;
 
-use crate::args::JsonArgs;
+use crate::args::DoctorArgs;
 use crate::ui::bytes;
 
-pub fn run(args: JsonArgs) -> anyhow::Result<()> {
+pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let processor = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
@@ -25,7 +25,7 @@ pub fn run(args: JsonArgs) -> anyhow::Result<()> {
     let (nodes, memory) = (nodes.count().max(1), memory::available());
 
     let mut out = std::io::stdout();
-    if args.json {
+    if args.output.json {
         let value = json!({
             "processor": processor,
             "threads": threads,

@@ -24,15 +24,13 @@ pub fn run(args: GenerateArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let engine = ui::load(&args.model, cancel)?;
     let mut session = engine.session(ui::session_options(&args.sampling, cancel))?;
     let json = args.output.json;
+    // Whatever can be refused is refused before the first byte of output.
+    let generation = session.generate(&prompt, &sampling)?;
     if !json {
         write!(std::io::stdout(), "{prompt}")?;
         std::io::stdout().flush()?;
     }
-    let result = stream(session.generate(&prompt, &sampling)?, json);
-    if !json {
-        println!();
-    }
-    result?;
+    stream(generation, json)?;
     if json {
         writeln!(std::io::stdout(), "{}", done(&engine, session.stats()))?;
     } else {
@@ -47,30 +45,46 @@ fn read_prompt(file: &Path) -> anyhow::Result<String> {
             return Err(std::io::Error::other("it is not a regular file"));
         }
         let mut text = String::new();
-        std::fs::File::open(file)?.take(MAX_PROMPT).read_to_string(&mut text)?;
+        std::fs::File::open(file)?.take(MAX_PROMPT + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MAX_PROMPT {
+            return Err(std::io::Error::other(format!("it is larger than {MAX_PROMPT} bytes")));
+        }
         Ok(text)
     };
     open().with_context(|| format!("cannot read the prompt {}", file.display()))
 }
 
-/// Writes tokens as they come; returns the whole reply.
+/// Writes tokens as they come; returns the whole reply. Text ends with a newline, also when it was cut short.
 pub fn stream(generation: Generation<'_>, json: bool) -> anyhow::Result<String> {
     let mut out = std::io::stdout();
     let mut reply = String::new();
     for token in generation {
-        let token = token?;
-        if json {
-            writeln!(out, "{}", json!({"event": "token", "id": token.id, "text": token.text}))?;
-        } else {
-            write!(out, "{}", token.text)?;
+        match token {
+            Ok(token) if json => {
+                writeln!(out, "{}", json!({"event": "token", "id": token.id, "text": token.text}))?;
+                reply += &token.text;
+            }
+            Ok(token) => {
+                write!(out, "{}", token.text)?;
+                reply += &token.text;
+            }
+            Err(e) => {
+                if !json {
+                    writeln!(out)?;
+                }
+                return Err(e.into());
+            }
         }
         out.flush()?;
-        reply += &token.text;
+    }
+    if !json {
+        writeln!(out)?;
     }
     Ok(reply)
 }
 
-fn done(engine: &Engine, stats: &Stats) -> serde_json::Value {
+/// The event that ends a generation.
+pub fn done(engine: &Engine, stats: &Stats) -> serde_json::Value {
     let load = engine.load_stats();
     json!({
         "event": "done",

@@ -6,10 +6,12 @@ mod doctor;
 mod generate;
 mod inspect;
 mod logits;
+mod synth;
 mod tokenize;
 mod ui;
 mod verify;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -27,9 +29,10 @@ fn main() -> ExitCode {
         .init();
     let cancel = abruzzi::CancelToken::default();
     let interrupt = cancel.clone();
-    // The first interrupt asks the work to stop between two layers; a second one ends the process.
+    // The first interrupt asks the work to stop between two layers; a second one, or one that comes while nothing
+    // is at work, ends the process.
     let handler = ctrlc::set_handler(move || {
-        if interrupt.is_cancelled() {
+        if interrupt.is_cancelled() || chat::waiting_for_input() {
             std::process::exit(i32::from(INTERRUPTED));
         }
         interrupt.cancel();
@@ -45,16 +48,21 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args, &cancel),
+        Command::Synth(args) => synth::run(args, &cancel),
         Command::Doctor(args) => doctor::run(args),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "abruzzi", &mut std::io::stdout());
-            Ok(())
-        }
+        Command::Completions(args) => completions(args.shell),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => report(&e, &cancel),
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    // Into memory first: the generator panics if its writer fails, and a closed pipe is no reason to.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "abruzzi", &mut script);
+    Ok(std::io::stdout().write_all(&script)?)
 }
 
 fn report(error: &anyhow::Error, cancel: &abruzzi::CancelToken) -> ExitCode {
@@ -68,12 +76,28 @@ fn report(error: &anyhow::Error, cancel: &abruzzi::CancelToken) -> ExitCode {
             eprintln!("interrupted");
             return ExitCode::from(INTERRUPTED);
         }
-        Some(abruzzi::Error::Argument { .. }) => {
-            eprintln!("error: {error:#}");
+        Some(abruzzi::Error::Argument { name, problem }) => {
+            match args::flag_of(name) {
+                Some(flag) => eprintln!("error: {flag} {problem}"),
+                None => eprintln!("error: {}", chain(error)),
+            }
             return ExitCode::from(2);
         }
         _ => {}
     }
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", chain(error));
     ExitCode::from(if cancel.is_cancelled() { INTERRUPTED } else { 1 })
+}
+
+/// An error and its causes. The library's own texts end with their cause already; it is not said twice.
+fn chain(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.ends_with(&cause) {
+            said += &format!(": {cause}");
+        }
+    }
+    said
 }

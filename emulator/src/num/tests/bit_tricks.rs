@@ -175,7 +175,7 @@ fn finding_bits() {
         assert_eq!(bfind_s64(!wide as i64, true), top.map_or(u32::MAX, |i| 43 - i));
         assert_eq!(brev32(brev32(mask)), mask);
         assert_eq!(brev64(wide) >> 12, u64::from(brev32(mask)));
-        assert_eq!(popc32(mask), (0..32).map(|i| mask >> i & 1).sum());
+        assert_eq!(popc32(mask), (0..32).map(|i| mask >> i & 1).sum::<u32>());
         assert_eq!(popc64(wide), popc32(mask));
         assert_eq!(clz32(mask), top.map_or(32, |i| 31 - i));
         assert_eq!(clz64(wide), top.map_or(64, |i| 43 - i));

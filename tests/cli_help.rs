@@ -1,0 +1,87 @@
+//! What the commands say about themselves.
+
+mod common;
+
+use common::cli::stdout;
+use common::root;
+
+/// The help of a command. Clap leaves blanks at the ends of lines, which no editor keeps.
+fn help(command: &str) -> String {
+    stdout(&[command, "--help"]).lines().map(|l| format!("{}\n", l.trim_end())).collect()
+}
+
+#[test]
+fn every_command_explains_itself_with_examples() {
+    let overview = stdout(&["--help"]);
+    let commands: Vec<&str> = overview
+        .lines()
+        .skip_while(|l| *l != "Commands:")
+        .skip(1)
+        .take_while(|l| !l.is_empty())
+        .filter_map(|l| l.split_whitespace().next())
+        .filter(|&c| c != "help")
+        .collect();
+    assert!(commands.len() >= 8, "{commands:?}");
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for command in commands {
+        let help = help(command);
+        assert!(help.contains("Example"), "{command} has no example:\n{help}");
+        assert!(help.contains(&format!("abruzzi {command} ")), "{command}:\n{help}");
+        assert!(readme.contains(&format!("`{command}`")), "README's command list lacks {command}");
+    }
+    snapbox::assert_data_eq!(
+        help("logits"),
+        snapbox::str![[r#"
+Write the logits of given token ids to a safetensors file
+
+Usage: abruzzi logits [OPTIONS] --tokens <IDS> --out <FILE>
+
+Options:
+  -m, --model <DIR>
+          Checkpoint folder [default: the demo model]
+
+          [env: ABRUZZI_MODEL=]
+
+      --device <DEVICE>
+          Where to compute
+
+          Possible values:
+          - auto: The best this build and machine have
+          - cpu:  The processor
+
+          [env: ABRUZZI_DEVICE=]
+          [default: auto]
+
+  -t, --threads <THREADS>
+          Worker threads; 0 takes one per core
+
+          [env: ABRUZZI_THREADS=]
+          [default: 0]
+
+      --tokens <IDS>
+          Token ids, separated by commas
+
+          [env: ABRUZZI_TOKENS=]
+
+  -o, --out <FILE>
+          The file to write
+
+          [env: ABRUZZI_OUT=]
+
+      --step
+          Decode token by token through the cache instead of one prefill
+
+          [env: ABRUZZI_STEP=]
+
+  -h, --help
+          Print help (see a summary with '-h')
+
+  -V, --version
+          Print version
+
+Example:
+  abruzzi logits --tokens 5,6,7 --out logits.safetensors     one f32 tensor `logits` [tokens, vocab]
+
+"#]]
+    );
+}
