@@ -1,6 +1,9 @@
 //! The toolchain lookup. Beside `toolchain.rs`, not in it: that file is also part of build scripts and other tests.
 
+use std::ffi::OsString;
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::toolchain::*;
 

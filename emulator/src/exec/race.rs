@@ -78,18 +78,20 @@ impl Epoch {
     }
 }
 
+/// Concurrent readers of four bytes that are remembered in place: a warpgroup reads its right-hand side together.
+const READERS: usize = 4;
+
 /// What is remembered of four bytes of shared memory.
 #[derive(Debug, Clone, Copy)]
 struct Granule {
     write: Epoch,
-    /// The last read, or [`MANY`].
-    read: Epoch,
+    /// Reads that no later read is known to come after; more than fit are in [`Shadow::readers`].
+    reads: [Epoch; READERS],
     /// PTX line of the last write and of the last read.
     lines: [u32; 2],
 }
 
-/// More readers than one: times in [`Shadow::readers`].
-const MANY: Epoch = Epoch(u32::MAX - 1);
+const FRESH: Granule = Granule { write: Epoch::NEVER, reads: [Epoch::NEVER; READERS], lines: [0; 2] };
 
 /// The earlier party of a race.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,19 +121,18 @@ impl Earlier {
 /// Accesses to a block's shared memory.
 pub(super) struct Shadow {
     granules: Vec<Granule>,
-    /// Times of several concurrent readers, by granule.
-    readers: std::collections::HashMap<u32, Box<[u32; 2 * WARPS]>>,
+    /// Reads beyond [`READERS`], by granule.
+    readers: std::collections::HashMap<u32, Vec<Epoch>>,
 }
 
 impl Shadow {
     pub fn new(bytes: usize) -> Shadow {
-        let fresh = Granule { write: Epoch::NEVER, read: Epoch::NEVER, lines: [0; 2] };
-        Shadow { granules: vec![fresh; bytes.div_ceil(4)], readers: Default::default() }
+        Shadow { granules: vec![FRESH; bytes.div_ceil(4)], readers: Default::default() }
     }
 
     /// Forgets everything, for the next block.
     pub fn reset(&mut self) {
-        self.granules.fill(Granule { write: Epoch::NEVER, read: Epoch::NEVER, lines: [0; 2] });
+        self.granules.fill(FRESH);
         self.readers.clear();
     }
 
@@ -139,28 +140,22 @@ impl Shadow {
     #[inline]
     pub fn read(&mut self, agent: usize, clock: &Clock, offset: u32, len: u32, line: u32) -> Option<Earlier> {
         let now = Epoch::new(agent, clock.of(agent));
+        // Neighbours were mostly written by one operation: what was found of one holds for the next.
+        let mut known = Epoch::NEVER;
         for g in offset / 4..(offset + len).div_ceil(4) {
             let granule = &mut self.granules[g as usize];
-            if granule.read == now {
-                continue;
-            }
-            if !granule.write.known_to(clock) {
-                return Some(earlier(g, true, granule.write, granule.lines[0]));
-            }
-            if granule.read == MANY {
-                if let Some(times) = self.readers.get_mut(&g) {
-                    times[agent] = now.time() + 1;
+            if granule.write != known {
+                if !granule.write.known_to(clock) {
+                    return Some(earlier(g, true, granule.write, granule.lines[0]));
                 }
-            } else if granule.read.known_to(clock) {
-                granule.read = now;
-            } else {
-                let mut times = Box::new([0; 2 * WARPS]);
-                times[granule.read.agent()] = granule.read.time() + 1;
-                times[agent] = now.time() + 1;
-                self.readers.insert(g, times);
-                granule.read = MANY;
+                known = granule.write;
             }
             granule.lines[1] = line;
+            let replaceable = |e: &Epoch| e.0 >> 26 == agent as u32 || e.known_to(clock);
+            match granule.reads.iter_mut().find(|e| replaceable(e)) {
+                Some(slot) => *slot = now,
+                None => self.readers.entry(g).or_default().push(now),
+            }
         }
         None
     }
@@ -176,24 +171,29 @@ impl Shadow {
         line: u32,
     ) -> Option<Earlier> {
         let now = Epoch::new(agent, clock.of(agent));
+        let (mut known, mut known_reads) = (Epoch::NEVER, [Epoch::NEVER; READERS]);
         for g in offset / 4..(offset + len).div_ceil(4) {
             let granule = &mut self.granules[g as usize];
-            if !granule.write.known_to(clock) {
-                return Some(earlier(g, true, granule.write, granule.lines[0]));
-            }
-            if granule.read == MANY {
-                let times = self.readers.remove(&g);
-                let unknown = times
-                    .as_ref()
-                    .and_then(|t| (0..2 * WARPS).find(|&a| a != agent && t[a] > 0 && t[a] - 1 > clock.of(a)));
-                if let (Some(a), Some(times)) = (unknown, times) {
-                    return Some(earlier(g, false, Epoch::new(a, times[a] - 1), granule.lines[1]));
+            if granule.write != known {
+                if !granule.write.known_to(clock) {
+                    return Some(earlier(g, true, granule.write, granule.lines[0]));
                 }
-            } else if !granule.read.known_to(clock) {
-                return Some(earlier(g, false, granule.read, granule.lines[1]));
+                known = granule.write;
             }
-            (granule.write, granule.read) = (now, Epoch::NEVER);
-            granule.lines[0] = line;
+            if granule.reads != known_reads {
+                if let Some(read) = granule.reads.iter().find(|e| !e.known_to(clock)) {
+                    return Some(earlier(g, false, *read, granule.lines[1]));
+                }
+                known_reads = granule.reads;
+            }
+            if !self.readers.is_empty()
+                && let Some(more) = self.readers.remove(&g)
+                && let Some(read) = more.iter().find(|e| !e.known_to(clock))
+            {
+                return Some(earlier(g, false, *read, granule.lines[1]));
+            }
+            *granule =
+                Granule { write: now, reads: [Epoch::NEVER; READERS], lines: [line, granule.lines[1]] };
         }
         None
     }
@@ -229,13 +229,16 @@ mod tests {
     #[test]
     fn several_readers_are_all_remembered() {
         let mut shadow = Shadow::new(64);
-        let mut clocks = vec![Clock::default(); 3];
+        let mut clocks = vec![Clock::default(); READERS + 3];
         for (agent, clock) in clocks.iter_mut().enumerate() {
             clock.tick(agent);
             assert_eq!(shadow.read(agent, clock, 0, 4, 1), None);
         }
-        let known = clocks[1].clone();
-        clocks[0].join(&known);
-        assert_eq!(shadow.write(0, &clocks[0], 0, 4, 2).unwrap().agent, 2);
+        let last = clocks.len() - 1;
+        for agent in 1..last {
+            let known = clocks[agent].clone();
+            clocks[0].join(&known);
+        }
+        assert_eq!(shadow.write(0, &clocks[0], 0, 4, 2).unwrap().agent, last);
     }
 }

@@ -84,6 +84,10 @@ impl Shared {
             return Err(Refusal::Race(earlier));
         }
         let range = &self.valid[offset as usize..(offset + len) as usize];
+        // All at once first: that is vector code, and almost always the answer.
+        if range.iter().fold(true, |all, v| all & v) {
+            return Ok(());
+        }
         match range.iter().position(|v| !v) {
             None => Ok(()),
             Some(at) => Err(Refusal::Uninitialised(address + at as u32)),

@@ -139,41 +139,53 @@ pub(super) unsafe fn stmatrix(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     ctx.block.progress += 1;
 }
 
-/// An accumulator element out of the cells of D or C.
+/// Gathers an accumulator from the cells of D or C: [16][columns].
+///
+/// A cell holds, for eight rows, every other one of eight columns (see [`fragment::accumulator`]); two cells interleave
+/// to whole rows of eight.
 fn accumulators(ctx: &Ctx<'_>, cells: &[u32], columns: usize, half: bool, out: &mut [f32]) {
     for (block, group) in cells.chunks(if half { 2 } else { 4 }).enumerate() {
         for (h, pair) in group.chunks(if half { 1 } else { 2 }).enumerate() {
-            for l in 0..32 {
-                let at = (l / 4 + h * 8) * columns + block * 8 + l % 4 * 2;
-                // SAFETY: accumulators are 32-bit cells of the program.
-                let (x, y) = unsafe {
-                    if half {
-                        let raw = ctx.cell::<u32>(pair[0])[l];
-                        (f16_to_f32(raw as u16), f16_to_f32((raw >> 16) as u16))
-                    } else {
-                        (ctx.cell::<f32>(pair[0])[l], ctx.cell::<f32>(pair[1])[l])
-                    }
-                };
-                (out[at], out[at + 1]) = (x, y);
+            // SAFETY: accumulators are 32-bit cells of the program.
+            let (even, odd) = unsafe {
+                if half {
+                    let raw = ctx.cell::<u32>(pair[0]);
+                    (raw.map(|x| f16_to_f32(x as u16)), raw.map(|x| f16_to_f32((x >> 16) as u16)))
+                } else {
+                    (*ctx.cell::<f32>(pair[0]), *ctx.cell::<f32>(pair[1]))
+                }
+            };
+            for (row, (even, odd)) in even.as_chunks::<4>().0.iter().zip(odd.as_chunks::<4>().0).enumerate() {
+                let at = (row + h * 8) * columns + block * 8;
+                if let Some(eight) = out[at..].first_chunk_mut::<8>() {
+                    *eight = [even[0], odd[0], even[1], odd[1], even[2], odd[2], even[3], odd[3]];
+                }
             }
         }
     }
 }
 
+/// [`accumulators`] backwards.
 fn scatter(ctx: &mut Ctx<'_>, cells: &[u32], columns: usize, half: bool, values: &[f32]) {
     for (block, group) in cells.chunks(if half { 2 } else { 4 }).enumerate() {
         for (h, pair) in group.chunks(if half { 1 } else { 2 }).enumerate() {
-            for l in 0..32 {
-                let at = (l / 4 + h * 8) * columns + block * 8 + l % 4 * 2;
-                // SAFETY: accumulators are 32-bit cells of the program.
-                unsafe {
-                    if half {
-                        let round = |x| u32::from(f32_to_f16(x, Rounding::Nearest, false));
-                        ctx.cell_mut::<u32>(pair[0])[l] = round(values[at]) | round(values[at + 1]) << 16;
-                    } else {
-                        ctx.cell_mut::<f32>(pair[0])[l] = values[at];
-                        ctx.cell_mut::<f32>(pair[1])[l] = values[at + 1];
-                    }
+            let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
+            for row in 0..8 {
+                let at = (row + h * 8) * columns + block * 8;
+                if let Some(eight) = values[at..].first_chunk::<8>() {
+                    even[row * 4..row * 4 + 4].copy_from_slice(&[eight[0], eight[2], eight[4], eight[6]]);
+                    odd[row * 4..row * 4 + 4].copy_from_slice(&[eight[1], eight[3], eight[5], eight[7]]);
+                }
+            }
+            // SAFETY: accumulators are 32-bit cells of the program.
+            unsafe {
+                if half {
+                    let round = |x| u32::from(f32_to_f16(x, Rounding::Nearest, false));
+                    *ctx.cell_mut::<u32>(pair[0]) =
+                        std::array::from_fn(|l| round(even[l]) | round(odd[l]) << 16);
+                } else {
+                    *ctx.cell_mut::<f32>(pair[0]) = even;
+                    *ctx.cell_mut::<f32>(pair[1]) = odd;
                 }
             }
         }

@@ -1,0 +1,55 @@
+//! How fast the emulator is, on one core: thread-instructions a second on plain kernels, FLOP/s on bf16 wgmma, with
+//! and without checks. `cargo bench -p cuda-emulator --bench speed`
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use common::{Params, bytes, ptx, upload};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use cuda_emulator::exec::{Launch, Module};
+use cuda_emulator::{Memory, Settings};
+
+fn settings() -> [(&'static str, Settings); 2] {
+    let one = |settings| Settings { threads: 1, ..settings };
+    [("fast", one(Settings::fast())), ("checked", one(Settings::default()))]
+}
+
+fn speed(c: &mut Criterion) {
+    let memory = Memory::new(1 << 30).expect("address space");
+    let module = Module::load(&ptx("speed.cu", &[]), &memory).expect("the kernels load");
+    let n = 64 * 256;
+    let x = upload(&memory, "x", &bytes(&vec![1.5f32; n]));
+    let y = upload(&memory, "y", &bytes(&vec![0f32; n]));
+    let w = upload(&memory, "w", &vec![0x38u8; n * 16]);
+    let scales = upload(&memory, "scales", &bytes(&vec![0.5f32; n / 8]));
+    let out = upload(&memory, "out", &vec![0u8; n * 32]);
+    let a = upload(&memory, "a", &bytes(&vec![0x3f80u16; 64 * 64]));
+    let b = upload(&memory, "b", &bytes(&vec![0x3f80u16; 256 * 64]));
+    let product = upload(&memory, "product", &vec![0u8; 4 * 64 * 256 * 4]);
+
+    let plain = Launch::linear(64, 256);
+    let matrix = Launch { dynamic_shared: 8192 + 32768, ..Launch::linear(4, 128) };
+    let cases = [
+        ("arithmetic", plain, Params::default().add(x).add(y).add(n as i32).0),
+        ("dequant", plain, Params::default().add(w).add(scales).add(out).add(n as i32).0),
+        ("product", matrix, Params::default().add(a).add(b).add(product).add(8i32).0),
+    ];
+    for (name, launch, params) in cases {
+        let program = module.kernel(name).expect("a kernel of this name").clone();
+        let mut group = c.benchmark_group(name);
+        group.sample_size(10);
+        for (mode, settings) in settings() {
+            let run = || program.launch(&launch, &params, &memory, &settings).expect("a healthy kernel");
+            let counted = run();
+            // Thread-instructions for plain kernels, floating-point operations for matrix products.
+            let work =
+                if counted.tensor.bf16 > 0 { counted.tensor.bf16 } else { counted.thread_instructions };
+            group.throughput(Throughput::Elements(work));
+            group.bench_function(mode, |bencher| bencher.iter(run));
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, speed);
+criterion_main!(benches);
