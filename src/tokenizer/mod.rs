@@ -113,7 +113,12 @@ impl Tokenizer {
             None => None,
         };
         let controls = Controls::kimi(ranks, declared).map_err(|e| fault(&names, e))?;
-        Ok(Tokenizer { file: file.to_owned(), vocabulary: Vocabulary::Tiktoken(Box::new(bpe)), controls, vocab_size })
+        Ok(Tokenizer {
+            file: file.to_owned(),
+            vocabulary: Vocabulary::Tiktoken(Box::new(bpe)),
+            controls,
+            vocab_size,
+        })
     }
 
     /// Encodes text. A control token's name inside it is text like any other; nothing is put in front.
