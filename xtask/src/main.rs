@@ -1,4 +1,6 @@
-//! What a maintainer runs: `cargo xtask test`, `cargo xtask ci`.
+//! What a maintainer runs: `cargo xtask test`, `cargo xtask ci`, `cargo xtask fuzz`.
+
+mod fuzz;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -19,11 +21,21 @@ enum Task {
     Test,
     /// What continuous integration runs: formatting, lints, documentation, then every test.
     Ci,
+    /// The fuzz targets, one after the other; fails on a finding. Needs cargo-fuzz and a nightly toolchain.
+    Fuzz {
+        /// For how long each target runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Which ones; all if none is named.
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+    },
 }
 
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Test => test(),
+        Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Ci => {
             cargo(&["fmt", "--all", "--", "--check"])?;
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
