@@ -27,8 +27,8 @@ use crate::error::{Error, Result};
 /// Kimi-K2's chat format, for its vocabularies that come without a template.
 const KIMI: &str = include_str!("kimi.jinja");
 
-/// Fuel of every render: instructions, and 64 bytes of data each. It bounds a template's memory at 20 MB…
-const FUEL: u64 = 300_000;
+/// Fuel of every render: instructions, and 64 bytes of data each. It bounds a template's memory at 6.4 MB…
+const FUEL: u64 = 100_000;
 /// …and what a message adds: work for each, and its bytes eight times over.
 const FUEL_A_MESSAGE: u64 = 1_000;
 const MESSAGE_BYTES_A_FUEL: u64 = 8;
