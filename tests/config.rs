@@ -183,13 +183,18 @@ fn bad_values_are_refused_by_name() {
     assert!(
         parse(&value).unwrap_err().to_string().contains("`quantization_config.ignore` holds the expression")
     );
+    value["text_config"]["quantization_config"]["ignore"] = json!(vec!["re:a"; 257]);
+    assert!(parse(&value).unwrap_err().to_string().contains("holds more than 256 expressions"));
     let mut value = fixture("kimi-k25.json");
     value["text_config"]["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = json!(8);
     assert!(parse(&value).unwrap_err().to_string().contains("`weights.num_bits` = 8"));
     let mut value = fixture("kimi-k25.json");
     value["text_config"]["hidden_size"] = json!(7150);
     assert!(
-        parse(&value).unwrap_err().to_string().contains("`hidden_size` is 7150, expected a multiple of 32")
+        parse(&value)
+            .unwrap_err()
+            .to_string()
+            .contains("`text_config.hidden_size` is 7150, expected a multiple")
     );
 }
 

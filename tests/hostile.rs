@@ -66,6 +66,14 @@ fn bad_headers_stay_below_64_mb() {
             3,
             "overlap",
         ),
+        // One tensor spans two others, of which the second is not its neighbour.
+        (
+            json(
+                "{\"a\":{\"dtype\":\"U8\",\"shape\":[9],\"data_offsets\":[0,9]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]},\"c\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[5,6]}}",
+            ),
+            9,
+            r#"its bytes overlap those of a","tensor":"c""#,
+        ),
         (json("{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}"), 3, "belong to no tensor"),
         (
             json("{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}"),

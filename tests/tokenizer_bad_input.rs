@@ -34,10 +34,7 @@ fn damaged_tiktoken_models_are_refused_by_line() {
         (b" \n\n".to_vec(), "is empty, expected a base64 token and its rank on each line"),
         (b"\xff\xfe".to_vec(), "line 1: is not text, expected a base64 token and its rank"),
         (b"IQ== 0\n\xff 1".to_vec(), "line 2: is not text, expected a base64 token and its rank"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
-            "line 1: bad base64 \"version\": Invalid last symbol",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "line 1: bad base64 \"version\": Invalid"),
         (b"<!DOCTYPE html>\n<html>".to_vec(), "line 1: bad base64 \"<!DOCTYPE\": Invalid symbol"),
         (b"IQ==".to_vec(), "line 1: \"IQ==\", expected a base64 token and its rank"),
         (b"IQ== 0 0".to_vec(), "line 1: \"IQ== 0 0\", expected a base64 token and its rank"),
@@ -175,9 +172,27 @@ fn tokenizer_json_works_and_keeps_control_tokens_out_of_text() {
 #[test]
 fn damaged_tokenizer_json_is_refused_by_field() {
     type Damage = fn(&mut Value);
-    let cases: [(Damage, &str); 14] = [
-        (|j| *j = json!([]), "`model.vocab` is not an object"),
+    let cases: [(Damage, &str); 19] = [
+        (|j| *j = json!([]), "is not a JSON object"),
         (|j| j["model"]["type"] = json!("Unigram"), "`model.type` is \"Unigram\", expected \"BPE\""),
+        (
+            |j| j["model"]["continuing_subword_prefix"] = json!("##"),
+            "`model.continuing_subword_prefix` is not empty",
+        ),
+        (|j| j["normalizer"] = json!({"type": "Lowercase"}), "`normalizer` has a step \"Lowercase\""),
+        (
+            |j| j["normalizer"] = json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {}]}),
+            "`normalizer` has a step without `type`",
+        ),
+        (|j| j["normalizer"] = json!({"type": "Sequence"}), "a sequence without `normalizers`"),
+        (
+            |j| {
+                j["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+                    {"type": "Split", "pattern": {"String": "a"}, "behavior": "Removed", "invert": false},
+                    {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]})
+            },
+            "`pre_tokenizer` has a step \"Split\"",
+        ),
         (|j| j["pre_tokenizer"] = Value::Null, "`pre_tokenizer` has no \"ByteLevel\" step"),
         (|j| j["added_tokens"] = json!(3), "`added_tokens` is not a list"),
         (|j| j["added_tokens"][1]["id"] = json!(257), "`added_tokens[1]`: id 257 stands twice"),

@@ -233,12 +233,20 @@ fn check(raw: RawHeader, data: u64, file_len: u64) -> Header {
     header.entries.sort_by_key(|e| e.offset);
     let mut end = data;
     let clean = header.faults.is_empty();
-    for pair in header.entries.windows(2) {
-        if pair[1].offset < pair[0].offset + pair[0].len {
-            let problem = format!("its bytes overlap those of {}", pair[0].name);
-            header.faults.push((Some(pair[1].name.to_string()), FaultKind::BadLayout(problem)));
+    // Against the furthest end so far, not only the neighbour's: one entry may span several others. What overlaps goes.
+    let mut last: Option<Entry> = None;
+    let mut kept = Vec::with_capacity(header.entries.len());
+    for entry in std::mem::take(&mut header.entries) {
+        match &last {
+            Some(before) if entry.offset < before.offset + before.len => {
+                let problem = format!("its bytes overlap those of {}", before.name);
+                header.faults.push((Some(entry.name.to_string()), FaultKind::BadLayout(problem)));
+            }
+            _ => kept.extend(last.replace(entry)),
         }
     }
+    kept.extend(last);
+    header.entries = kept;
     tiles.sort_unstable();
     for (from, to) in tiles {
         // Bytes that belong to no tensor are only told where every entry could be read.

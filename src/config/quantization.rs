@@ -6,8 +6,10 @@ use super::fields::{Fields, show};
 use super::{IgnoreRule, Quantization};
 use crate::error::Result;
 
-/// Largest compiled size of one `ignore` expression; the real ones need a few kilobytes.
-const REGEX_BYTES: usize = 1 << 20;
+/// Largest compiled size of one `ignore` expression, and how many there may be: together a bound on memory, 64 MB, that
+/// a configuration of 1 MB could otherwise exceed a thousandfold. Real ones have five, of a few kilobytes.
+const REGEX_BYTES: usize = 1 << 18;
+const REGEXES: usize = 256;
 
 impl IgnoreRule {
     /// Whether the rule names `module` (without the checkpoint's prefix and without `.weight`).
@@ -73,11 +75,15 @@ fn int4(q: Fields<'_>) -> Result<Quantization> {
     if !group["input_activations"].is_null() {
         return Err(bad("input_activations", &group["input_activations"], &json!(null)));
     }
-    let mut ignore = Vec::new();
+    let (mut ignore, mut patterns) = (Vec::new(), 0);
     for rule in q.strings("ignore")? {
         ignore.push(match rule.strip_prefix("re:") {
             None => IgnoreRule::Exact(rule),
+            Some(_) if patterns == REGEXES => {
+                return Err(q.bad("ignore", format!("holds more than {REGEXES} expressions")));
+            }
             Some(pattern) => {
+                patterns += 1;
                 let compiled = regex::RegexBuilder::new(pattern).size_limit(REGEX_BYTES).build();
                 let why =
                     |e| q.bad("ignore", format!("holds the expression {pattern:?}, which is refused: {e}"));

@@ -49,15 +49,21 @@ fn parse(bytes: &[u8], vocab_size: usize) -> Result<(ByteLevel, Controls), Strin
         return Err(format!("has {} bytes, expected at most {MAX_FILE}", bytes.len()));
     }
     let mut json: Value = serde_json::from_slice(bytes).map_err(|e| format!("is not JSON: {e}"))?;
+    if !json.is_object() {
+        return Err("is not a JSON object".into());
+    }
     let controls = added_tokens(&json, vocab_size)?;
     require_byte_level(&json)?;
     let tokens = vocabulary(&mut json, &controls, vocab_size)?;
 
-    for part in ["truncation", "padding", "post_processor"] {
+    // Decoding is done here, from the vocabulary's bytes.
+    for part in ["truncation", "padding", "post_processor", "decoder"] {
         json[part] = Value::Null;
     }
     json["added_tokens"] = Value::Array(Vec::new());
-    json["model"]["dropout"] = Value::Null;
+    for part in ["dropout", "continuing_subword_prefix", "end_of_word_suffix"] {
+        json["model"][part] = Value::Null;
+    }
     let cleaned = json.to_string();
     drop(json);
     let inner = contained(|| tokenizers::Tokenizer::from_bytes(cleaned.as_bytes()))
@@ -80,7 +86,31 @@ fn require_byte_level(json: &Value) -> Result<(), String> {
             "`pre_tokenizer` has no \"ByteLevel\" step; only byte-level vocabularies are supported".into()
         );
     }
-    Ok(())
+    // The crate cuts the prefix off every merged token, and panics where a token is shorter.
+    for part in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if !matches!(json["model"][part].as_str(), None | Some("")) {
+            return Err(format!("`model.{part}` is not empty; byte-level vocabularies have none"));
+        }
+    }
+    only(&json["normalizer"], "normalizer", "normalizers", &["NFC", "NFD", "NFKC", "NFKD"])?;
+    only(&json["pre_tokenizer"], "pre_tokenizer", "pretokenizers", &["ByteLevel", "Digits", "Split"])
+}
+
+/// Refuses steps that byte-level vocabularies do without: they are the less used code of that crate, and some of them
+/// drop text. `list` is the field that holds the steps of a `Sequence`.
+fn only(step: &Value, what: &str, list: &str, known: &[&str]) -> Result<(), String> {
+    if step.is_null() {
+        return Ok(());
+    }
+    if step["type"] == "Sequence" {
+        let steps = step[list].as_array().ok_or(format!("`{what}` is a sequence without `{list}`"))?;
+        return steps.iter().try_for_each(|step| only(step, what, list, known));
+    }
+    match step["type"].as_str() {
+        Some(kind) if known.contains(&kind) && step["behavior"] != "Removed" => Ok(()),
+        Some(kind) => Err(format!("`{what}` has a step {kind:?} that this engine does not run")),
+        None => Err(format!("`{what}` has a step without `type`")),
+    }
 }
 
 /// `added_tokens`: a list of `{"id", "content", "special"}`.

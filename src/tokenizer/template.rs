@@ -10,12 +10,15 @@
 //!
 //! A template comes with the download and is not trusted: its work and memory are bounded by fuel.
 
+mod guard;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use minijinja::machinery;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, ErrorKind};
+use minijinja::{AutoEscape, Environment, ErrorKind};
 
 use super::special::{MAX_CONFIG, read_config};
 use super::{Tokenizer, fault, read_capped};
@@ -24,14 +27,16 @@ use crate::error::{Error, Result};
 /// Kimi-K2's chat format, for its vocabularies that come without a template.
 const KIMI: &str = include_str!("kimi.jinja");
 
-/// Fuel of every render: instructions, and 64 bytes of data each. It bounds a template's memory at 20 MB…
-const FUEL: u64 = 300_000;
+/// Fuel of every render: instructions, and 64 bytes of data each. It bounds a template's memory at 6.4 MB…
+const FUEL: u64 = 100_000;
 /// …and what a message adds: work for each, and its bytes eight times over.
 const FUEL_A_MESSAGE: u64 = 1_000;
 const MESSAGE_BYTES_A_FUEL: u64 = 8;
 
-/// Nesting and size of a value that `tojson` writes.
-const MAX_DEPTH: usize = 64;
+/// Largest template. The published ones have up to 50 kB, and a template is compiled for every render.
+const MAX_SOURCE: usize = 1 << 18;
+
+/// Values that `tojson` writes at most.
 const MAX_NODES: usize = 1_000_000;
 
 /// The name under which the one template is registered; error messages of the renderer show it.
@@ -58,6 +63,7 @@ impl Message {
 pub struct ChatTemplate {
     file: PathBuf,
     source: String,
+    syntax: SyntaxConfig,
     environment: Environment<'static>,
     /// `bos_token` and `eos_token` of `tokenizer_config.json`, which templates may print.
     names: BTreeMap<&'static str, String>,
@@ -100,16 +106,12 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Tokenizer`] with the line where it does not compile.
     pub fn from_source(source: &str, file: &Path) -> Result<ChatTemplate> {
+        if source.len() > MAX_SOURCE {
+            let problem =
+                format!("the chat template has {} bytes, expected at most {MAX_SOURCE}", source.len());
+            return Err(fault(file, problem));
+        }
         let mut environment = Environment::new();
-        // transformers renders chat templates with these two set, and templates rely on it.
-        environment.set_syntax(
-            SyntaxConfig::builder()
-                .trim_blocks(true)
-                .lstrip_blocks(true)
-                .build()
-                .map_err(|e| template_fault(file, &e))?,
-        );
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(|out, state, value| {
             if let ValueKind::Seq | ValueKind::Map | ValueKind::Iterable = value.kind() {
                 let why = "prints a list or a map; templates meant for chat write them with tojson";
@@ -119,9 +121,16 @@ impl ChatTemplate {
         });
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|e| template_fault(file, &e))?;
+        // transformers renders chat templates with these two set, and templates rely on it.
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|e| template_fault(file, &e))?;
+        guard::compile(NAME, source, syntax.clone()).map_err(|e| template_fault(file, &e))?;
         Ok(ChatTemplate {
             file: file.to_owned(),
+            syntax,
             source: source.to_owned(),
             environment,
             names: BTreeMap::new(),
@@ -156,15 +165,23 @@ impl ChatTemplate {
         let fuel = FUEL + FUEL_A_MESSAGE * messages.len() as u64 + bytes / MESSAGE_BYTES_A_FUEL;
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
+        guard::register(&mut environment, messages.len(), bytes as usize);
         let mut context: BTreeMap<&str, Value> =
             self.names.iter().map(|(&key, name)| (key, Value::from(name.as_str()))).collect();
         context.insert("messages", Value::from(marked));
         context.insert("add_generation_prompt", Value::from(add_generation_prompt));
-        let text = environment
-            .get_template(NAME)
-            .and_then(|template| template.render(Value::from(context)))
-            .map_err(|e| template_fault(&self.file, &e))?;
+        let text =
+            self.run(&environment, Value::from(context)).map_err(|e| template_fault(&self.file, &e))?;
         names.encode(tokenizer, &text, mark)
+    }
+
+    /// The instructions borrow the source, so they are made anew each time: tens of microseconds for real templates.
+    fn run(&self, environment: &Environment<'_>, context: Value) -> Result<String, minijinja::Error> {
+        let (main, blocks) = guard::compile(NAME, &self.source, self.syntax.clone())?;
+        let mut text = String::new();
+        let mut output = machinery::make_string_output(&mut text);
+        machinery::eval(environment, &main, context, &blocks, &mut output, AutoEscape::None)?;
+        Ok(text)
     }
 
     /// A private-use character that stands in no message and not in the template.
@@ -288,26 +305,10 @@ fn raise_exception(text: String) -> Result<Value, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
 }
 
-/// Refuses values that a few instructions made far larger than any conversation: lists are joined lazily, so that the
-/// fuel alone does not bound them.
-fn check_size(value: &Value, depth: usize, nodes: &mut usize) -> Result<(), minijinja::Error> {
-    *nodes += 1;
-    if depth > MAX_DEPTH || *nodes > MAX_NODES {
-        return Err(ErrorKind::OutOfFuel.into());
-    }
-    if let ValueKind::Seq | ValueKind::Map | ValueKind::Iterable = value.kind() {
-        for item in value.try_iter()? {
-            let inner = if value.kind() == ValueKind::Map { value.get_item(&item)? } else { item };
-            check_size(&inner, depth + 1, nodes)?;
-        }
-    }
-    Ok(())
-}
-
 /// `tojson` as transformers has it: the renderer's own makes its output safe for HTML by escaping `<`, `>`, `&`
 /// and `'`, which models were not trained on.
 fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, minijinja::Error> {
-    check_size(value, 0, &mut 0)?;
+    guard::count(value, 1, &mut 0, MAX_NODES)?;
     let escaped = minijinja::filters::tojson(value, indent, options)?.to_string();
     let mut plain = String::with_capacity(escaped.len());
     let mut rest = escaped.as_str();

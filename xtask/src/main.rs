@@ -1,6 +1,7 @@
-//! What a maintainer runs: `cargo xtask test`, `cargo xtask ci`, `cargo xtask toolchain`, `cargo xtask bench`.
+//! What a maintainer runs: tests, continuous integration, the CUDA toolchain, measurements, fuzzing.
 
 mod bench;
+mod fuzz;
 mod install;
 mod toolchain;
 #[cfg(test)]
@@ -36,6 +37,15 @@ enum Task {
         #[arg(long)]
         cutlass: bool,
     },
+    /// The fuzz targets, one after the other; fails on a finding. Needs cargo-fuzz and a nightly toolchain.
+    Fuzz {
+        /// For how long each target runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Which ones; all if none is named.
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+    },
     /// Measurements.
     #[command(subcommand)]
     Bench(Bench),
@@ -56,6 +66,7 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Test => test(),
         Task::Bench(Bench::Load { rounds }) => bench::load(rounds),
+        Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Ci => {
             cargo(&["fmt", "--all", "--", "--check"])?;
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;

@@ -1,0 +1,9 @@
+//! Feeds the fuzzer's bytes to [`bodies::shard_index`], whose assertions are what is tested.
+
+#![no_main]
+
+#[path = "../bodies.rs"]
+#[allow(dead_code, reason = "one target of five")]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::shard_index(data));
