@@ -206,7 +206,7 @@ pub fn chat_template(data: &[u8]) {
         "{% for m in messages %}{{ m.content | trim }}{{ m.role | upper }}{% endfor %}",
         "{% for m in messages %}{{ m.content.replace('x', '') }}{{ m.content[1:] | lower }}{% endfor %}",
     ];
-    let tokenizer = single_byte_tokenizer();
+    let tokenizer = small_tokenizer();
     let file = Path::new("t.jinja");
     let mut parts = data.split(|&b| b == 0xFF).map(String::from_utf8_lossy);
     let source = parts.next().unwrap_or_default();
@@ -227,9 +227,9 @@ pub fn chat_template(data: &[u8]) {
     };
     let harmless: Vec<Message> = messages.iter().map(|m| Message::new(plain(&m.role), "x")).collect();
     assert_eq!(controls(kimi, &messages), controls(kimi, &harmless), "a message became a control token");
-    for template in nameless {
-        assert_eq!(controls(template, &messages), 0, "{template:?}: a message became a control token");
-    }
+    // One of them a run: the fuzzer varies lengths anyway.
+    let template = &nameless[data.len() % nameless.len()];
+    assert_eq!(controls(template, &messages), 0, "{template:?}: a message became a control token");
     let Ok(template) = ChatTemplate::from_source(&source, file) else { return };
     match template.render(tokenizer, &messages, data.len().is_multiple_of(2)) {
         Ok(ids) => assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size())),
@@ -238,11 +238,12 @@ pub fn chat_template(data: &[u8]) {
     }
 }
 
-fn single_byte_tokenizer() -> &'static Tokenizer {
+/// Bytes and a handful of control tokens: with the 256 of a `tiktoken.model` looking for names is nearly all the time.
+fn small_tokenizer() -> &'static Tokenizer {
     static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
     TOKENIZER.get_or_init(|| {
-        let file = Path::new("tiktoken.model");
-        Tokenizer::from_tiktoken_bytes(single_bytes(), file, 512).expect("single bytes are a vocabulary")
+        let bytes = include_bytes!("seeds/tokenizer.json");
+        Tokenizer::from_json_bytes(bytes, Path::new("tokenizer.json"), 300).expect("a sound vocabulary")
     })
 }
 

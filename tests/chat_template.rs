@@ -229,6 +229,41 @@ fn bad_templates_give_errors() {
     }
 }
 
+/// What published templates do with lists, maps, namespaces and macros is not what the guards refuse.
+#[test]
+fn ordinary_work_is_allowed() {
+    let tokenizer = demo();
+    let talk: Vec<Message> = (0..100).map(|n| Message::new("user", format!("q{n}"))).collect();
+    for (source, text) in [
+        (
+            "{% set ns = namespace(n=0, all=[], found=false) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}\
+             {% set ns.all = ns.all + [m] %}{% if m.content == 'q7' %}{% set ns.found = true %}{% endif %}{% endfor %}\
+             {{ ns.n }} {{ ns.all | length }} {{ ns.all[99].content }} {{ ns['found'] }} {{ ns.n is defined }}",
+            "100 100 q99 True True",
+        ),
+        (
+            "{{ ([{'b': 1, 'a': (2, 'x')}] + messages[:1]) | tojson }}",
+            r#"[{"b": 1, "a": [2, "x"]}, {"content": "q0", "role": "user"}]"#,
+        ),
+        (
+            "{% macro m(a, b='c') %}{{ a + b * 2 }}{% endmacro %}{{ m('x') }}{{ m(1, b=2) }}{{ dict(k=5).k }}",
+            "xcc55",
+        ),
+        (
+            "{{ messages[:3] | map(attribute='content') | join(', ') }} {{ '-'.join(['a', 1]) }}",
+            "q0, q1, q2 a-1",
+        ),
+        (
+            "{{ '%s/%d' | format('a', 3) }} {{ '{:>5}|{}'.format('x', 2.5) }} {{ (1 + 2) ~ 3 * '=' }}",
+            "a/3     x|2.5 3===",
+        ),
+        ("{{ messages[:2] ~ '' }}", "[{'content': 'q0', 'role': 'user'}, {'content': 'q1', 'role': 'user'}]"),
+    ] {
+        let ids = template(source).render(&tokenizer, &talk, false).unwrap();
+        assert_eq!(tokenizer.decode(&ids), text, "{source}");
+    }
+}
+
 #[test]
 fn long_conversations_render() {
     let tokenizer = demo();

@@ -49,7 +49,7 @@ pub struct Weights<M, V> {
     pub embedding: M,
     /// In order.
     pub layers: Vec<Layer<M, V>>,
-    /// [hidden]
+    /// Shape \[hidden\].
     pub norm: V,
     /// [vocab, hidden]; `None` where it is the embedding.
     pub head: Option<M>,
@@ -58,11 +58,11 @@ pub struct Weights<M, V> {
 /// One transformer layer.
 #[derive(Debug, Clone)]
 pub struct Layer<M, V> {
-    /// [hidden]
+    /// Shape \[hidden\].
     pub input_norm: V,
     /// Attention.
     pub attention: Attention<M, V>,
-    /// [hidden]
+    /// Shape \[hidden\].
     pub post_attention_norm: V,
     /// Dense MLP or experts.
     pub mlp: Mlp<M, V>,
@@ -75,7 +75,7 @@ pub struct Attention<M, V> {
     pub query: Query<M, V>,
     /// [kv_lora + rope, hidden]
     pub kv_a: M,
-    /// [kv_lora]
+    /// Shape \[kv_lora\].
     pub kv_a_norm: V,
     /// [heads · (nope + v), kv_lora]; per head the key rows, then the value rows.
     pub kv_b: M,
@@ -92,7 +92,7 @@ pub enum Query<M, V> {
     LowRank {
         /// [q_lora, hidden]
         a: M,
-        /// [q_lora]
+        /// Shape \[q_lora\].
         norm: V,
         /// [heads · (nope + rope), q_lora]
         b: M,
@@ -119,7 +119,7 @@ pub enum Mlp<M, V> {
     Experts {
         /// [experts, hidden]
         router: M,
-        /// [experts], added to the scores for choosing only.
+        /// \[experts\], added to the scores for choosing only.
         bias: V,
         /// All shared experts as one MLP; `None` where the model has none.
         shared: Option<GatedMlp<M>>,

@@ -120,7 +120,7 @@ pub trait Device: Send + Sync + 'static {
     /// [`crate::Error::OutOfMemory`]; what the cache held stays.
     fn kv_reserve(&self, cache: &mut Self::KvCache, tokens: usize) -> Result<()>;
 
-    /// out[i] = table[ids[i]]. Ids are below the table's rows.
+    /// out\[i\] = table[ids\[i\]]. Ids are below the table's rows.
     fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
 
     /// out = x / √(mean(x²) + eps) ⊙ weight, by row.
@@ -194,7 +194,7 @@ pub trait Device: Send + Sync + 'static {
         routing: &mut Routing,
     ) -> Result<()>;
 
-    /// pairs[p] = mlp(x[token of sorted pair p]) for every group, not yet weighted.
+    /// pairs\[p\] = mlp(x[token of sorted pair p]) for every group, not yet weighted.
     fn experts(
         &self,
         x: &Self::Tensor,
@@ -203,7 +203,7 @@ pub trait Device: Send + Sync + 'static {
         pairs: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// sum[t] += Σⱼ weight[t, j] · pairs[position of pair (t, j)], j in rank order.
+    /// sum\[t\] += Σⱼ weight[t, j] · pairs[position of pair (t, j)], j in rank order.
     fn combine(&self, pairs: &Self::Tensor, routing: &Routing, sum: &mut Self::Tensor) -> Result<()>;
 
     /// Notes the first NaN or infinity of `x` in the guard, unless it already holds one.

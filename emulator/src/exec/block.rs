@@ -87,7 +87,7 @@ impl Block {
     pub fn new(grid: &Grid<'_>, shape: Shape) -> Block {
         let warps = shape.block.iter().product::<u32>().div_ceil(32);
         Block {
-            warps: (0..warps).map(|id| Warp::new(grid.program, id)).collect(),
+            warps: (0..warps).map(|id| Warp::new(grid.program, &shape, id)).collect(),
             state: BlockState {
                 index: shape.index,
                 shared: Shared::new(shape.total_shared, grid.settings.checks),

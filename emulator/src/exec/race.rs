@@ -89,9 +89,29 @@ struct Granule {
     reads: [Epoch; READERS],
     /// PTX line of the last write and of the last read.
     lines: [u32; 2],
+    /// Which of the four bytes were ever written, a bit each.
+    written: u32,
 }
 
-const FRESH: Granule = Granule { write: Epoch::NEVER, reads: [Epoch::NEVER; READERS], lines: [0; 2] };
+const FRESH: Granule =
+    Granule { write: Epoch::NEVER, reads: [Epoch::NEVER; READERS], lines: [0; 2], written: 0 };
+
+/// The bytes of granule `g` that [offset, end) covers, a bit each.
+#[inline(always)]
+fn covered(g: u32, offset: u32, end: u32) -> u32 {
+    let first = offset.saturating_sub(g * 4);
+    let last = (end - g * 4).min(4);
+    (0xf << first) & (0xf >> (4 - last))
+}
+
+/// Why an access is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Nobody orders it and this one.
+    Race(Earlier),
+    /// The byte at this offset was never written.
+    Uninitialised(u32),
+}
 
 /// The earlier party of a race.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,28 +156,46 @@ impl Shadow {
         self.readers.clear();
     }
 
-    /// Notes a read of [offset, offset + len) and tells whom it races with.
+    /// Notes a read of [offset, offset + len) and tells what is wrong with it.
     #[inline]
-    pub fn read(&mut self, agent: usize, clock: &Clock, offset: u32, len: u32, line: u32) -> Option<Earlier> {
+    pub fn read(&mut self, agent: usize, clock: &Clock, offset: u32, len: u32, line: u32) -> Option<Trouble> {
         let now = Epoch::new(agent, clock.of(agent));
         // Neighbours were mostly written by one operation: what was found of one holds for the next.
         let mut known = Epoch::NEVER;
-        for g in offset / 4..(offset + len).div_ceil(4) {
-            let granule = &mut self.granules[g as usize];
+        let end = offset + len;
+        let first = offset / 4;
+        for (g, granule) in (first..).zip(&mut self.granules[first as usize..end.div_ceil(4) as usize]) {
+            // A race first: bytes that somebody unordered is still to write are that, not merely unset.
             if granule.write != known {
                 if !granule.write.known_to(clock) {
-                    return Some(earlier(g, true, granule.write, granule.lines[0]));
+                    return Some(Trouble::Race(earlier(g, true, granule.write, granule.lines[0])));
                 }
                 known = granule.write;
             }
+            let wanted = covered(g, offset, end);
+            if granule.written & wanted != wanted {
+                let missing = (wanted & !granule.written).trailing_zeros();
+                return Some(Trouble::Uninitialised(g * 4 + missing));
+            }
             granule.lines[1] = line;
+            // Each agent has its usual place, so that the warps of a group do not push each other around.
+            let usual = &mut granule.reads[agent % READERS];
             let replaceable = |e: &Epoch| e.0 >> 26 == agent as u32 || e.known_to(clock);
-            match granule.reads.iter_mut().find(|e| replaceable(e)) {
-                Some(slot) => *slot = now,
-                None => self.readers.entry(g).or_default().push(now),
+            if replaceable(usual) {
+                *usual = now;
+            } else {
+                match granule.reads.iter_mut().find(|e| replaceable(e)) {
+                    Some(slot) => *slot = now,
+                    None => self.readers.entry(g).or_default().push(now),
+                }
             }
         }
         None
+    }
+
+    /// The first byte of [offset, offset + len) that nobody ever wrote.
+    pub fn unwritten(&self, offset: u32, len: u32) -> Option<u32> {
+        (offset..offset + len).find(|b| self.granules[(b / 4) as usize].written >> (b % 4) & 1 == 0)
     }
 
     /// Notes a write of [offset, offset + len) and tells whom it races with.
@@ -192,8 +230,9 @@ impl Shadow {
             {
                 return Some(earlier(g, false, *read, granule.lines[1]));
             }
-            *granule =
-                Granule { write: now, reads: [Epoch::NEVER; READERS], lines: [line, granule.lines[1]] };
+            let written = granule.written | covered(g, offset, offset + len);
+            let lines = [line, granule.lines[1]];
+            *granule = Granule { write: now, reads: [Epoch::NEVER; READERS], lines, written };
         }
         None
     }
@@ -215,8 +254,8 @@ mod tests {
         a.tick(0);
         b.tick(1);
         assert_eq!(shadow.write(0, &a, 8, 4, 1), None);
-        let race = shadow.read(1, &b, 8, 4, 2).unwrap();
-        assert_eq!((race.offset, race.wrote, race.agent, race.line), (8, true, 0, 1));
+        let race = Earlier { offset: 8, wrote: true, agent: 0, line: 1 };
+        assert_eq!(shadow.read(1, &b, 8, 4, 2), Some(Trouble::Race(race)));
         b.join(&a);
         assert_eq!(shadow.read(1, &b, 8, 4, 2), None);
         // The reader is unknown to the first warp until a barrier tells it.
@@ -227,11 +266,26 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_is_known_to_be_written_or_not() {
+        let mut shadow = Shadow::new(64);
+        let clock = Clock::default();
+        assert_eq!(shadow.write(0, &clock, 6, 5, 1), None);
+        for offset in 0..16 {
+            for len in 1..8 {
+                let missing = (offset..offset + len).find(|b| !(6..11).contains(b));
+                assert_eq!(shadow.unwritten(offset, len), missing);
+                assert_eq!(shadow.read(0, &clock, offset, len, 2), missing.map(Trouble::Uninitialised));
+            }
+        }
+    }
+
+    #[test]
     fn several_readers_are_all_remembered() {
         let mut shadow = Shadow::new(64);
         let mut clocks = vec![Clock::default(); READERS + 3];
         for (agent, clock) in clocks.iter_mut().enumerate() {
             clock.tick(agent);
+            shadow.granules[0].written = 0xf;
             assert_eq!(shadow.read(agent, clock, 0, 4, 1), None);
         }
         let last = clocks.len() - 1;

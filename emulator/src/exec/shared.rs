@@ -1,6 +1,6 @@
 //! A block's shared memory: bytes, what was written, who touched it last.
 
-use super::race::{Clock, Earlier, Shadow};
+use super::race::{Clock, Earlier, Shadow, Trouble};
 
 /// First usable shared address: Hopper keeps the first KiB of each block for itself.
 pub(super) const BASE: u32 = 1024;
@@ -9,8 +9,7 @@ pub(super) const BASE: u32 = 1024;
 pub(super) struct Shared {
     bytes: Vec<Chunk>,
     len: u32,
-    /// Which bytes were ever written; empty without checks.
-    valid: Vec<bool>,
+    /// Who touched it; without checks, nobody knows.
     shadow: Option<Shadow>,
 }
 
@@ -39,7 +38,6 @@ impl Shared {
         Shared {
             bytes: vec![Chunk([0xff; 1024]); len.div_ceil(1024).max(1) as usize],
             len,
-            valid: if checks { vec![false; len as usize] } else { Vec::new() },
             shadow: checks.then(|| Shadow::new(len as usize)),
         }
     }
@@ -48,7 +46,6 @@ impl Shared {
     pub fn reset(&mut self) {
         if let Some(shadow) = &mut self.shadow {
             shadow.reset();
-            self.valid.fill(false);
             self.bytes.fill(Chunk([0xff; 1024]));
         }
     }
@@ -78,19 +75,10 @@ impl Shared {
             return Err(Refusal::OutOfBounds);
         }
         let Some(shadow) = &mut self.shadow else { return Ok(()) };
-        let offset = address - BASE;
-        // A race first: bytes that are still to be written by somebody unordered are that, not merely unset.
-        if let Some(earlier) = shadow.read(who.agent, who.clock, offset, len, who.line) {
-            return Err(Refusal::Race(earlier));
-        }
-        let range = &self.valid[offset as usize..(offset + len) as usize];
-        // All at once first: that is vector code, and almost always the answer.
-        if range.iter().fold(true, |all, v| all & v) {
-            return Ok(());
-        }
-        match range.iter().position(|v| !v) {
+        match shadow.read(who.agent, who.clock, address - BASE, len, who.line) {
             None => Ok(()),
-            Some(at) => Err(Refusal::Uninitialised(address + at as u32)),
+            Some(Trouble::Race(earlier)) => Err(Refusal::Race(earlier)),
+            Some(Trouble::Uninitialised(offset)) => Err(Refusal::Uninitialised(BASE + offset)),
         }
     }
 
@@ -100,13 +88,10 @@ impl Shared {
         if !self.contains(address, len) {
             return Err(Refusal::OutOfBounds);
         }
-        if self.shadow.is_none() {
-            return Ok(());
-        }
-        let offset = (address - BASE) as usize;
-        match self.valid[offset..offset + len as usize].iter().position(|v| !v) {
+        let Some(shadow) = &self.shadow else { return Ok(()) };
+        match shadow.unwritten(address - BASE, len) {
             None => Ok(()),
-            Some(at) => Err(Refusal::Uninitialised(address + at as u32)),
+            Some(offset) => Err(Refusal::Uninitialised(BASE + offset)),
         }
     }
 
@@ -117,9 +102,7 @@ impl Shared {
             return Err(Refusal::OutOfBounds);
         }
         let Some(shadow) = &mut self.shadow else { return Ok(()) };
-        let offset = address - BASE;
-        self.valid[offset as usize..(offset + len) as usize].fill(true);
-        match shadow.write(who.agent, who.clock, offset, len, who.line) {
+        match shadow.write(who.agent, who.clock, address - BASE, len, who.line) {
             Some(earlier) => Err(Refusal::Race(earlier)),
             None => Ok(()),
         }

@@ -170,11 +170,12 @@ fn scatter(ctx: &mut Ctx<'_>, cells: &[u32], columns: usize, half: bool, values:
     for (block, group) in cells.chunks(if half { 2 } else { 4 }).enumerate() {
         for (h, pair) in group.chunks(if half { 1 } else { 2 }).enumerate() {
             let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
-            for row in 0..8 {
+            let rows = even.as_chunks_mut::<4>().0.iter_mut().zip(odd.as_chunks_mut::<4>().0);
+            for (row, (even, odd)) in rows.enumerate() {
                 let at = (row + h * 8) * columns + block * 8;
                 if let Some(eight) = values[at..].first_chunk::<8>() {
-                    even[row * 4..row * 4 + 4].copy_from_slice(&[eight[0], eight[2], eight[4], eight[6]]);
-                    odd[row * 4..row * 4 + 4].copy_from_slice(&[eight[1], eight[3], eight[5], eight[7]]);
+                    *even = [eight[0], eight[2], eight[4], eight[6]];
+                    *odd = [eight[1], eight[3], eight[5], eight[7]];
                 }
             }
             // SAFETY: accumulators are 32-bit cells of the program.

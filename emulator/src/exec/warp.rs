@@ -66,7 +66,7 @@ pub(super) struct Warp {
 }
 
 impl Warp {
-    pub fn new(program: &Program, id: u32) -> Warp {
+    pub fn new(program: &Program, shape: &Shape, id: u32) -> Warp {
         let mut warp = Warp {
             id,
             cells: vec![Cell([0; 32]); program.cells as usize],
@@ -84,8 +84,13 @@ impl Warp {
             monopoly: 0,
         };
         for (cell, fixed) in &program.fixed {
-            if let Fixed::Constant { bits, wide } = fixed {
-                warp.set(*cell, *wide, &[*bits; 32]);
+            match fixed {
+                Fixed::Constant { bits, wide } => warp.set(*cell, *wide, &[*bits; 32]),
+                Fixed::Special(special) if of_the_thread(*special) => {
+                    let values = std::array::from_fn(|l| shape.value(*special, id, l as u32));
+                    warp.set(*cell, false, &values);
+                }
+                Fixed::Special(_) => {}
             }
         }
         warp
@@ -128,12 +133,22 @@ impl Warp {
         self.owned.clear();
         self.clock = Clock::default();
         for (cell, fixed) in &program.fixed {
-            if let Fixed::Special(special) = fixed {
-                let values = std::array::from_fn(|l| shape.value(*special, self.id, l as u32));
-                self.set(*cell, special_is_wide(*special), &values);
+            if let Fixed::Special(special) = fixed
+                && !of_the_thread(*special)
+            {
+                self.set(*cell, special_is_wide(*special), &[shape.value(*special, self.id, 0); 32]);
             }
         }
     }
+}
+
+/// Whether a special register depends on the thread alone, so that it is the same in every block.
+fn of_the_thread(special: Special) -> bool {
+    use Special as S;
+    matches!(
+        special,
+        S::Tid(_) | S::LaneId | S::LanemaskEq | S::LanemaskLt | S::LanemaskLe | S::LanemaskGe | S::LanemaskGt
+    )
 }
 
 /// Whether a special register is read as 64 bits.

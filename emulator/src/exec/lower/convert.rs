@@ -143,18 +143,16 @@ impl Lower<'_> {
             .copied()
             .collect();
         let run: Exec = match named[..] {
-            ["f16x2", "f32"] => binary_with(|m, a: f32, b: f32| {
-                small::f32x2_to_f16x2(a, b, rounding(m), m & RELU != 0, m & FINITE != 0)
-            }),
-            ["bf16x2", "f32"] => binary_with(|m, a: f32, b: f32| {
-                small::f32x2_to_bf16x2(a, b, rounding(m), m & RELU != 0, m & FINITE != 0)
-            }),
-            ["e4m3x2", "f32"] => binary_with(|m, a: f32, b: f32| small::f32x2_to_e4m3x2(a, b, m & RELU != 0)),
-            ["e5m2x2", "f32"] => binary_with(|m, a: f32, b: f32| small::f32x2_to_e5m2x2(a, b, m & RELU != 0)),
-            ["e4m3x2", "f16x2"] => unary_with(|m, a: u32| small::f16x2_to_e4m3x2(a, m & RELU != 0)),
-            ["e5m2x2", "f16x2"] => unary_with(|m, a: u32| small::f16x2_to_e5m2x2(a, m & RELU != 0)),
-            ["f16x2", "e4m3x2"] => unary_with(|m, a: u16| small::e4m3x2_to_f16x2(a, m & RELU != 0)),
-            ["f16x2", "e5m2x2"] => unary_with(|m, a: u16| small::e5m2x2_to_f16x2(a, m & RELU != 0)),
+            ["f16x2", "f32"] if aux == 0 => binary(lanes::f16x2_nearest),
+            ["f16x2", "f32"] => binary_with(lanes::f16x2),
+            ["bf16x2", "f32"] if aux == 0 => binary(lanes::bf16x2_nearest),
+            ["bf16x2", "f32"] => binary_with(lanes::bf16x2),
+            ["e4m3x2", "f32"] => binary_with(lanes::e4m3x2),
+            ["e5m2x2", "f32"] => binary_with(lanes::e5m2x2),
+            ["e4m3x2", "f16x2"] => unary_with(lanes::e4m3x2_of_halves),
+            ["e5m2x2", "f16x2"] => unary_with(lanes::e5m2x2_of_halves),
+            ["f16x2", "e4m3x2"] => unary_with(lanes::halves_of_e4m3x2),
+            ["f16x2", "e5m2x2"] => unary_with(lanes::halves_of_e5m2x2),
             ["tf32", "f32"] if op.has("rna") => unary(|a: f32| small::f32_to_tf32_away(a, false)),
             ["tf32", "f32"] => unary_with(|m, a: f32| small::f32_to_tf32(a, rounding(m), m & FINITE != 0)),
             _ => return Ok(false),
@@ -167,6 +165,61 @@ impl Lower<'_> {
         }
         self.push(draft);
         Ok(true)
+    }
+}
+
+/// Conversions as functions rather than closures: these are inlined into the lane loops however long they are.
+mod lanes {
+    use super::{FINITE, RELU, Rounding, rounding, small};
+
+    #[inline(always)]
+    pub fn f16x2_nearest(a: f32, b: f32) -> u32 {
+        small::f32x2_to_f16x2(a, b, Rounding::Nearest, false, false)
+    }
+
+    #[inline(always)]
+    pub fn f16x2(m: u32, a: f32, b: f32) -> u32 {
+        small::f32x2_to_f16x2(a, b, rounding(m), m & RELU != 0, m & FINITE != 0)
+    }
+
+    #[inline(always)]
+    pub fn bf16x2_nearest(a: f32, b: f32) -> u32 {
+        small::f32x2_to_bf16x2(a, b, Rounding::Nearest, false, false)
+    }
+
+    #[inline(always)]
+    pub fn bf16x2(m: u32, a: f32, b: f32) -> u32 {
+        small::f32x2_to_bf16x2(a, b, rounding(m), m & RELU != 0, m & FINITE != 0)
+    }
+
+    #[inline(always)]
+    pub fn e4m3x2(m: u32, a: f32, b: f32) -> u16 {
+        small::f32x2_to_e4m3x2(a, b, m & RELU != 0)
+    }
+
+    #[inline(always)]
+    pub fn e5m2x2(m: u32, a: f32, b: f32) -> u16 {
+        small::f32x2_to_e5m2x2(a, b, m & RELU != 0)
+    }
+
+    #[inline(always)]
+    pub fn e4m3x2_of_halves(m: u32, a: u32) -> u16 {
+        small::f16x2_to_e4m3x2(a, m & RELU != 0)
+    }
+
+    #[inline(always)]
+    pub fn e5m2x2_of_halves(m: u32, a: u32) -> u16 {
+        small::f16x2_to_e5m2x2(a, m & RELU != 0)
+    }
+
+    #[inline(always)]
+    pub fn halves_of_e4m3x2(m: u32, a: u16) -> u32 {
+        small::e4m3x2_to_f16x2(a, m & RELU != 0)
+    }
+
+    #[inline(always)]
+    pub fn halves_of_e5m2x2(m: u32, a: u16) -> u32 {
+        small::e5m2x2_to_f16x2(a, m & RELU != 0)
     }
 }
 
