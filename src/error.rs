@@ -92,6 +92,15 @@ pub enum Error {
         available: u64,
     },
 
+    /// The CUDA driver refused: look at the GPU, its driver, who else uses it.
+    #[error("{call}: {reason}")]
+    Cuda {
+        /// The driver's function.
+        call: &'static str,
+        /// Its reason.
+        reason: String,
+    },
+
     /// The request is well-formed but outside what this build does; the text says what to use instead.
     #[error("{what} is not supported: {instead}")]
     Unsupported {

@@ -8,6 +8,8 @@
 //! A device knows matrices, not experts: which matrices a group of tokens is multiplied with is decided above.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod routing;
 
 pub use routing::{Routing, RoutingFault};

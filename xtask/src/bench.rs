@@ -48,7 +48,7 @@ impl Load {
 pub fn load(rounds: usize) -> Result<()> {
     ensure!(rounds > 0, "--rounds is 0, expected at least 1");
     cargo(&["build", "--release", "--bin", "abruzzi", "--example", "load"])?;
-    let target = target_dir();
+    let target = crate::target_dir();
     let dir = target.join(format!("bench-load-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     let temporary = Temporary(dir);
@@ -133,11 +133,6 @@ fn size(files: &[PathBuf]) -> Result<f64> {
         bytes += std::fs::metadata(file)?.len();
     }
     Ok(bytes as f64)
-}
-
-fn target_dir() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -1,6 +1,7 @@
 //! What a maintainer runs: tests, continuous integration, the CUDA toolchain, measurements, fuzzing.
 
 mod bench;
+mod emulate;
 mod fuzz;
 mod install;
 mod toolchain;
@@ -46,6 +47,12 @@ enum Task {
         #[arg(value_name = "TARGET")]
         targets: Vec<String>,
     },
+    /// Runs any program on the stand-in CUDA driver: `cargo xtask emulate -- ./my_program --its-flags`.
+    Emulate {
+        /// The program and its arguments.
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<std::ffi::OsString>,
+    },
     /// Measurements.
     #[command(subcommand)]
     Bench(Bench),
@@ -66,13 +73,16 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Test => test(),
         Task::Bench(Bench::Load { rounds }) => bench::load(rounds),
+        Task::Emulate { command } => emulate::run(&command),
         Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Ci => {
             cargo(&["fmt", "--all", "--", "--check"])?;
-            cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+            cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
             run(command(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
             // The crate as an embedder takes it, without the command line's dependencies.
             cargo(&["check", "--package", "abruzzi", "--lib", "--no-default-features"])?;
+            // What everybody else builds: the command line, without CUDA.
+            cargo(&["clippy", "--package", "abruzzi", "--bins", "--", "-D", "warnings"])?;
             test()
         }
         Task::Toolchain { print, cutlass } => show_toolchain(print, cutlass),
@@ -114,7 +124,7 @@ fn test() -> Result<()> {
     } else {
         eprintln!("no CUDA compiler: the tests that need one run on Linux only");
     }
-    let mut child = command(&["test", "--workspace", "--no-fail-fast"])
+    let mut child = command(&["test", "--workspace", "--features", "abruzzi/cuda", "--no-fail-fast"])
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;
@@ -155,6 +165,12 @@ fn command(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.args(args);
     command
+}
+
+/// Where cargo puts what it builds.
+fn target_dir() -> std::path::PathBuf {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(std::path::Path::new("."));
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into)
 }
 
 fn cargo(args: &[&str]) -> Result<()> {

@@ -139,58 +139,43 @@ pub(super) unsafe fn stmatrix(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     ctx.block.progress += 1;
 }
 
-/// Gathers an accumulator from the cells of D or C: [16][columns].
-///
-/// A cell holds, for eight rows, every other one of eight columns (see [`fragment::accumulator`]); two cells interleave
-/// to whole rows of eight.
+/// Gathers an accumulator from the cells of D or C: \[16\]\[columns\].
 fn accumulators(ctx: &Ctx<'_>, cells: &[u32], columns: usize, half: bool, out: &mut [f32]) {
-    for (block, group) in cells.chunks(if half { 2 } else { 4 }).enumerate() {
-        for (h, pair) in group.chunks(if half { 1 } else { 2 }).enumerate() {
+    if half {
+        // A cell of two halves is two cells of one element each.
+        let apart = |&cell| {
             // SAFETY: accumulators are 32-bit cells of the program.
-            let (even, odd) = unsafe {
-                if half {
-                    let raw = ctx.cell::<u32>(pair[0]);
-                    (raw.map(|x| f16_to_f32(x as u16)), raw.map(|x| f16_to_f32((x >> 16) as u16)))
-                } else {
-                    (*ctx.cell::<f32>(pair[0]), *ctx.cell::<f32>(pair[1]))
-                }
-            };
-            for (row, (even, odd)) in even.as_chunks::<4>().0.iter().zip(odd.as_chunks::<4>().0).enumerate() {
-                let at = (row + h * 8) * columns + block * 8;
-                if let Some(eight) = out[at..].first_chunk_mut::<8>() {
-                    *eight = [even[0], odd[0], even[1], odd[1], even[2], odd[2], even[3], odd[3]];
-                }
-            }
-        }
+            let raw = unsafe { ctx.cell::<u32>(cell) };
+            [raw.map(|x| f16_to_f32(x as u16)), raw.map(|x| f16_to_f32((x >> 16) as u16))]
+        };
+        let elements: Vec<[f32; 32]> = cells.iter().flat_map(apart).collect();
+        let registers: Vec<&[f32; 32]> = elements.iter().collect();
+        return fragment::gather(&registers, columns, out);
     }
+    // SAFETY: as above.
+    let registers: Vec<&[f32; 32]> = cells.iter().map(|&cell| unsafe { ctx.cell::<f32>(cell) }).collect();
+    fragment::gather(&registers, columns, out);
 }
 
 /// [`accumulators`] backwards.
 fn scatter(ctx: &mut Ctx<'_>, cells: &[u32], columns: usize, half: bool, values: &[f32]) {
-    for (block, group) in cells.chunks(if half { 2 } else { 4 }).enumerate() {
-        for (h, pair) in group.chunks(if half { 1 } else { 2 }).enumerate() {
-            let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
-            let rows = even.as_chunks_mut::<4>().0.iter_mut().zip(odd.as_chunks_mut::<4>().0);
-            for (row, (even, odd)) in rows.enumerate() {
-                let at = (row + h * 8) * columns + block * 8;
-                if let Some(eight) = values[at..].first_chunk::<8>() {
-                    *even = [eight[0], eight[2], eight[4], eight[6]];
-                    *odd = [eight[1], eight[3], eight[5], eight[7]];
-                }
-            }
+    if half {
+        let mut elements = vec![[0f32; 32]; cells.len() * 2];
+        let mut registers: Vec<&mut [f32; 32]> = elements.iter_mut().collect();
+        fragment::scatter(values, columns, &mut registers);
+        let round = |x| u32::from(f32_to_f16(x, Rounding::Nearest, false));
+        for (&cell, [low, high]) in cells.iter().zip(elements.as_chunks::<2>().0) {
             // SAFETY: accumulators are 32-bit cells of the program.
-            unsafe {
-                if half {
-                    let round = |x| u32::from(f32_to_f16(x, Rounding::Nearest, false));
-                    *ctx.cell_mut::<u32>(pair[0]) =
-                        std::array::from_fn(|l| round(even[l]) | round(odd[l]) << 16);
-                } else {
-                    *ctx.cell_mut::<f32>(pair[0]) = even;
-                    *ctx.cell_mut::<f32>(pair[1]) = odd;
-                }
-            }
+            let out = unsafe { ctx.cell_mut::<u32>(cell) };
+            *out = std::array::from_fn(|l| round(low[l]) | round(high[l]) << 16);
         }
+        return;
     }
+    let file = ctx.warp.file();
+    // SAFETY: accumulators are distinct 32-bit cells of the program, in a file that is borrowed through the warp.
+    let cell = |&cell: &u32| unsafe { &mut *file.add(cell as usize * 32).cast::<[f32; 32]>() };
+    let mut registers: Vec<&mut [f32; 32]> = cells.iter().map(cell).collect();
+    fragment::scatter(values, columns, &mut registers);
 }
 
 /// A fragment of A (16 rows) from registers, as the 32 bytes of a K step a row (fewer for short shapes).

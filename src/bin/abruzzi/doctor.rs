@@ -23,6 +23,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
         name.to_str().and_then(|n| n.strip_prefix("node")).is_some_and(|n| n.parse::<u32>().is_ok())
     });
     let (nodes, memory) = (nodes.count().max(1), memory::available());
+    let gpus = gpus()?;
 
     let mut out = std::io::stdout();
     if args.output.json {
@@ -33,7 +34,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
             "memory_available": memory,
             "numa_nodes": nodes,
             "transparent_huge_pages": huge,
-            "gpu": null,
+            "gpus": gpus.iter().map(|g| &g.json).collect::<Vec<_>>(),
         });
         writeln!(out, "{value}")?;
         return Ok(());
@@ -45,6 +46,45 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     writeln!(out, "NUMA nodes         {nodes}")?;
     let advice = if huge == "never" { " (loading is slower; `madvise` is enough)" } else { "" };
     writeln!(out, "huge pages         {huge}{advice}")?;
-    writeln!(out, "GPU                not used: this version computes on the CPU")?;
+    for gpu in &gpus {
+        writeln!(out, "GPU                {}", gpu.text)?;
+    }
+    let why = if cfg!(feature = "cuda") { "" } else { "looked for only by a build with `--features cuda`; " };
+    writeln!(out, "GPU kernels        {why}not yet: this version computes on the CPU")?;
     Ok(())
+}
+
+/// A GPU, for people and for machines.
+struct Described {
+    text: String,
+    json: serde_json::Value,
+}
+
+#[cfg(feature = "cuda")]
+fn gpus() -> anyhow::Result<Vec<Described>> {
+    let describe = |g: abruzzi::device::cuda::Gpu| {
+        let (major, minor) = g.capability;
+        Described {
+            text: format!(
+                "{}, sm_{major}{minor}, {} multiprocessors, {} of {} free",
+                g.name,
+                g.multiprocessors,
+                bytes(g.memory_free),
+                bytes(g.memory)
+            ),
+            json: json!({
+                "name": g.name,
+                "capability": [major, minor],
+                "multiprocessors": g.multiprocessors,
+                "memory": g.memory,
+                "memory_free": g.memory_free,
+            }),
+        }
+    };
+    Ok(abruzzi::device::cuda::gpus()?.into_iter().map(describe).collect())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> anyhow::Result<Vec<Described>> {
+    Ok(Vec::new())
 }

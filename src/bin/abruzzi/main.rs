@@ -27,6 +27,15 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("ABRUZZI_LOG"))
         .with_writer(std::io::stderr)
         .init();
+    #[cfg(feature = "cuda")]
+    match abruzzi::device::cuda::emulate_if_asked() {
+        Ok(true) => eprintln!("emulated GPU: kernels run on the CPU, and every time they take is modelled"),
+        Ok(false) => {}
+        Err(e) => {
+            eprintln!("error: {e}");
+            return ExitCode::FAILURE;
+        }
+    }
     let cancel = abruzzi::CancelToken::default();
     let interrupt = cancel.clone();
     // The first interrupt asks the work to stop between two layers; a second one, or one that comes while nothing

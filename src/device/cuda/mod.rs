@@ -1,0 +1,68 @@
+//! NVIDIA GPUs through the CUDA driver, which is looked for at run time: this code also runs where there is none.
+//!
+//! With `ABRUZZI_EMULATE=1` the stand-in driver of the `cuda-emulator` crate takes its place. Types of the driver
+//! binding stay in this module.
+
+use cudarc::driver::{CudaContext, DriverError, sys};
+
+use crate::error::{Error, Result};
+
+/// A GPU as the driver describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gpu {
+    /// Product name.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: (i32, i32),
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes not in use by anybody.
+    pub memory_free: u64,
+    /// Streaming multiprocessors.
+    pub multiprocessors: i32,
+}
+
+/// The GPUs of this machine; none without a driver.
+///
+/// # Errors
+/// [`Error::Cuda`] if there is a driver and it fails.
+pub fn gpus() -> Result<Vec<Gpu>> {
+    // SAFETY: only looks for the library by its names; loading it runs the driver's own initialisers.
+    if !unsafe { sys::is_culib_present() } {
+        return Ok(Vec::new());
+    }
+    let count = CudaContext::device_count().map_err(failed("cuDeviceGetCount"))?;
+    (0..count).map(|ordinal| describe(ordinal as usize)).collect()
+}
+
+fn describe(ordinal: usize) -> Result<Gpu> {
+    let device = CudaContext::new(ordinal).map_err(failed("cuDevicePrimaryCtxRetain"))?;
+    let (free, total) = device.mem_get_info().map_err(failed("cuMemGetInfo"))?;
+    let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    Ok(Gpu {
+        name: device.name().map_err(failed("cuDeviceGetName"))?,
+        capability: device.compute_capability().map_err(failed("cuDeviceGetAttribute"))?,
+        memory: total as u64,
+        memory_free: free as u64,
+        multiprocessors: device.attribute(count).map_err(failed("cuDeviceGetAttribute"))?,
+    })
+}
+
+fn failed(call: &'static str) -> impl FnOnce(DriverError) -> Error {
+    move |error| Error::Cuda { call, reason: format!("{error:?}") }
+}
+
+/// Puts the stand-in driver in place of a real one if `ABRUZZI_EMULATE=1` asks for it. Call it before anything of
+/// CUDA. Returns whether it did; whoever shows figures to people must then say that they are modelled.
+///
+/// # Errors
+/// [`Error::Unsupported`] if the stand-in is not there or a real driver is.
+pub fn emulate_if_asked() -> Result<bool> {
+    if std::env::var_os("ABRUZZI_EMULATE").is_none_or(|v| v != "1") {
+        return Ok(false);
+    }
+    cuda_emulator::install::install(false)
+        .map(|_| true)
+        .map_err(|e| Error::Unsupported { what: "ABRUZZI_EMULATE=1".into(), instead: e.to_string() })
+}

@@ -1,0 +1,41 @@
+//! A build with the `cuda` feature finds the stand-in driver, through the real binding, and says so.
+#![cfg(feature = "cuda")]
+
+use std::process::{Command, Output};
+
+fn doctor(profile: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_abruzzi"));
+    command.args(["doctor", "--json"]).env("ABRUZZI_EMULATE", "1").env("CUDA_EMULATOR_PROFILE", profile);
+    command.output().unwrap()
+}
+
+#[test]
+fn doctor_sees_the_emulated_gpu_and_says_that_it_is_one() {
+    for (profile, memory, multiprocessors) in
+        [("h100-80gb", 79u64 << 30..81 << 30, 132), ("h100-mig-10gb", 9 << 30..10 << 30, 16)]
+    {
+        let out = doctor(profile);
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{stderr}");
+        assert!(stderr.contains("emulated GPU") && stderr.contains("modelled"), "{stderr}");
+        let value: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        let gpu = &value["gpus"][0];
+        assert_eq!(gpu["capability"], serde_json::json!([9, 0]));
+        assert_eq!(gpu["multiprocessors"], multiprocessors, "{value}");
+        assert!(memory.contains(&gpu["memory"].as_u64().unwrap()), "{value}");
+    }
+    let out = doctor("a100");
+    assert!(!out.status.success());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("no device profile \"a100\""));
+}
+
+#[test]
+fn without_being_asked_nothing_is_emulated() {
+    let out = Command::new(env!("CARGO_BIN_EXE_abruzzi"))
+        .args(["doctor", "--json"])
+        .env_remove("ABRUZZI_EMULATE")
+        .output()
+        .unwrap();
+    assert!(out.status.success());
+    assert!(!String::from_utf8_lossy(&out.stderr).contains("emulated"));
+}
