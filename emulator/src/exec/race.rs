@@ -81,7 +81,7 @@ impl Epoch {
 /// Concurrent readers of four bytes that are remembered in place: a warpgroup reads its right-hand side together.
 const READERS: usize = 4;
 
-/// What is remembered of four bytes of shared memory.
+/// What is remembered of four bytes of shared memory, or of one.
 #[derive(Debug, Clone, Copy)]
 struct Granule {
     write: Epoch,
@@ -92,6 +92,14 @@ struct Granule {
     /// Which of the four bytes were ever written, a bit each.
     written: u32,
 }
+
+/// In place of a write: some of the bytes were accessed without the others, [`Shadow::bytes`] has each by itself.
+const SPLIT: Epoch = Epoch(u32::MAX - 1);
+/// Set in keys of [`Readers`] that are bytes.
+const BYTE: u32 = 1 << 31;
+
+/// Reads beyond [`READERS`], by granule, or by byte with [`BYTE`] set.
+type Readers = std::collections::HashMap<u32, Vec<Epoch>>;
 
 const FRESH: Granule =
     Granule { write: Epoch::NEVER, reads: [Epoch::NEVER; READERS], lines: [0; 2], written: 0 };
@@ -116,7 +124,7 @@ pub(super) enum Trouble {
 /// The earlier party of a race.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Earlier {
-    /// Byte offset of the granule.
+    /// Byte offset.
     pub offset: u32,
     /// Whether it wrote.
     pub wrote: bool,
@@ -139,15 +147,19 @@ impl Earlier {
 }
 
 /// Accesses to a block's shared memory.
+///
+/// Four bytes share an entry until one of them is accessed without the others, which may be other threads'. A write of
+/// all four brings them together again.
 pub(super) struct Shadow {
     granules: Vec<Granule>,
-    /// Reads beyond [`READERS`], by granule.
-    readers: std::collections::HashMap<u32, Vec<Epoch>>,
+    /// By byte, for granules that are [`SPLIT`]; empty until one is.
+    bytes: Vec<Granule>,
+    readers: Readers,
 }
 
 impl Shadow {
     pub fn new(bytes: usize) -> Shadow {
-        Shadow { granules: vec![FRESH; bytes.div_ceil(4)], readers: Default::default() }
+        Shadow { granules: vec![FRESH; bytes.div_ceil(4)], bytes: Vec::new(), readers: Readers::new() }
     }
 
     /// Forgets everything, for the next block.
@@ -163,8 +175,16 @@ impl Shadow {
         // Neighbours were mostly written by one operation: what was found of one holds for the next.
         let mut known = Epoch::NEVER;
         let end = offset + len;
-        let first = offset / 4;
-        for (g, granule) in (first..).zip(&mut self.granules[first as usize..end.div_ceil(4) as usize]) {
+        for g in offset / 4..end.div_ceil(4) {
+            let wanted = covered(g, offset, end);
+            if wanted != 0xf || self.granules[g as usize].write == SPLIT {
+                let trouble = self.read_bytes(g, wanted, now, clock, line);
+                if trouble.is_some() {
+                    return trouble;
+                }
+                continue;
+            }
+            let granule = &mut self.granules[g as usize];
             // A race first: bytes that somebody unordered is still to write are that, not merely unset.
             if granule.write != known {
                 if !granule.write.known_to(clock) {
@@ -172,23 +192,10 @@ impl Shadow {
                 }
                 known = granule.write;
             }
-            let wanted = covered(g, offset, end);
-            if granule.written & wanted != wanted {
-                let missing = (wanted & !granule.written).trailing_zeros();
-                return Some(Trouble::Uninitialised(g * 4 + missing));
+            if granule.written != 0xf {
+                return Some(Trouble::Uninitialised(g * 4 + granule.written.trailing_ones()));
             }
-            granule.lines[1] = line;
-            // Each agent has its usual place, so that the warps of a group do not push each other around.
-            let usual = &mut granule.reads[agent % READERS];
-            let replaceable = |e: &Epoch| e.0 >> 26 == agent as u32 || e.known_to(clock);
-            if replaceable(usual) {
-                *usual = now;
-            } else {
-                match granule.reads.iter_mut().find(|e| replaceable(e)) {
-                    Some(slot) => *slot = now,
-                    None => self.readers.entry(g).or_default().push(now),
-                }
-            }
+            granule.note_read(&mut self.readers, g, now, clock, line);
         }
         None
     }
@@ -210,7 +217,16 @@ impl Shadow {
     ) -> Option<Earlier> {
         let now = Epoch::new(agent, clock.of(agent));
         let (mut known, mut known_reads) = (Epoch::NEVER, [Epoch::NEVER; READERS]);
-        for g in offset / 4..(offset + len).div_ceil(4) {
+        let end = offset + len;
+        for g in offset / 4..end.div_ceil(4) {
+            let wanted = covered(g, offset, end);
+            if wanted != 0xf || self.granules[g as usize].write == SPLIT {
+                let race = self.write_bytes(g, wanted, now, clock, line);
+                if race.is_some() {
+                    return race;
+                }
+                continue;
+            }
             let granule = &mut self.granules[g as usize];
             if granule.write != known {
                 if !granule.write.known_to(clock) {
@@ -230,17 +246,94 @@ impl Shadow {
             {
                 return Some(earlier(g, false, *read, granule.lines[1]));
             }
-            let written = granule.written | covered(g, offset, offset + len);
             let lines = [line, granule.lines[1]];
-            *granule = Granule { write: now, reads: [Epoch::NEVER; READERS], lines, written };
+            *granule = Granule { write: now, reads: [Epoch::NEVER; READERS], lines, written: 0xf };
+        }
+        None
+    }
+
+    /// Gives each byte of a granule its own entry.
+    fn split(&mut self, g: u32) {
+        let granule = &mut self.granules[g as usize];
+        if granule.write == SPLIT {
+            return;
+        }
+        if self.bytes.is_empty() {
+            self.bytes = vec![FRESH; self.granules.len() * 4];
+        }
+        self.bytes[g as usize * 4..][..4].fill(*granule);
+        *granule = Granule { write: SPLIT, written: granule.written, ..FRESH };
+        if let Some(more) = self.readers.remove(&g) {
+            for byte in g * 4..g * 4 + 4 {
+                self.readers.insert(BYTE | byte, more.clone());
+            }
+        }
+    }
+
+    /// As [`Shadow::read`], for those bytes of a granule that `wanted` has a bit for.
+    #[inline(never)]
+    fn read_bytes(&mut self, g: u32, wanted: u32, now: Epoch, clock: &Clock, line: u32) -> Option<Trouble> {
+        self.split(g);
+        for byte in (0..4).filter(|b| wanted >> b & 1 == 1).map(|b| g * 4 + b) {
+            let entry = &mut self.bytes[byte as usize];
+            if !entry.write.known_to(clock) {
+                return Some(Trouble::Race(earlier(BYTE | byte, true, entry.write, entry.lines[0])));
+            }
+            if self.granules[g as usize].written >> (byte % 4) & 1 == 0 {
+                return Some(Trouble::Uninitialised(byte));
+            }
+            entry.note_read(&mut self.readers, BYTE | byte, now, clock, line);
+        }
+        None
+    }
+
+    /// As [`Shadow::write`], for those bytes of a granule that `wanted` has a bit for.
+    #[inline(never)]
+    fn write_bytes(&mut self, g: u32, wanted: u32, now: Epoch, clock: &Clock, line: u32) -> Option<Earlier> {
+        self.split(g);
+        for byte in (0..4).filter(|b| wanted >> b & 1 == 1).map(|b| g * 4 + b) {
+            let entry = &mut self.bytes[byte as usize];
+            if !entry.write.known_to(clock) {
+                return Some(earlier(BYTE | byte, true, entry.write, entry.lines[0]));
+            }
+            let more = self.readers.remove(&(BYTE | byte)).unwrap_or_default();
+            if let Some(read) = entry.reads.iter().chain(&more).find(|e| !e.known_to(clock)) {
+                return Some(earlier(BYTE | byte, false, *read, entry.lines[1]));
+            }
+            *entry = Granule { write: now, lines: [line, entry.lines[1]], ..FRESH };
+        }
+        let granule = &mut self.granules[g as usize];
+        granule.written |= wanted;
+        if wanted == 0xf {
+            *granule = Granule { written: 0xf, ..self.bytes[g as usize * 4] };
         }
         None
     }
 }
 
+impl Granule {
+    /// Remembers a read.
+    #[inline(always)]
+    fn note_read(&mut self, readers: &mut Readers, key: u32, now: Epoch, clock: &Clock, line: u32) {
+        self.lines[1] = line;
+        // Each agent has its usual place, so that the warps of a group do not push each other around.
+        let usual = &mut self.reads[now.agent() % READERS];
+        let replaceable = |e: &Epoch| e.0 >> 26 == now.0 >> 26 || e.known_to(clock);
+        if replaceable(usual) {
+            *usual = now;
+        } else {
+            match self.reads.iter_mut().find(|e| replaceable(e)) {
+                Some(slot) => *slot = now,
+                None => readers.entry(key).or_default().push(now),
+            }
+        }
+    }
+}
+
 #[cold]
-fn earlier(granule: u32, wrote: bool, epoch: Epoch, line: u32) -> Earlier {
-    Earlier { offset: granule * 4, wrote, agent: epoch.agent(), line }
+fn earlier(key: u32, wrote: bool, epoch: Epoch, line: u32) -> Earlier {
+    let offset = if key & BYTE != 0 { key - BYTE } else { key * 4 };
+    Earlier { offset, wrote, agent: epoch.agent(), line }
 }
 
 #[cfg(test)]
@@ -294,5 +387,45 @@ mod tests {
             clocks[0].join(&known);
         }
         assert_eq!(shadow.write(0, &clocks[0], 0, 4, 2).unwrap().agent, last);
+    }
+
+    #[test]
+    fn neighbouring_bytes_are_different_places() {
+        let mut shadow = Shadow::new(64);
+        let mut clocks = vec![Clock::default(); 3];
+        for (agent, clock) in clocks.iter_mut().enumerate() {
+            clock.tick(agent);
+            assert_eq!(shadow.write(agent, clock, 8 + agent as u32, 1, 1), None);
+        }
+        assert_eq!(shadow.read(0, &clocks[0], 8, 1, 2), None);
+        let race = Earlier { offset: 9, wrote: true, agent: 1, line: 1 };
+        assert_eq!(shadow.read(0, &clocks[0], 8, 2, 2), Some(Trouble::Race(race)));
+        assert_eq!(shadow.write(0, &clocks[0], 8, 4, 3), Some(race));
+        // Whoever knows them all brings the bytes together again.
+        let (second, third) = (clocks[1].clone(), clocks[2].clone());
+        clocks[0].join(&second);
+        clocks[0].join(&third);
+        assert_eq!(shadow.read(0, &clocks[0], 8, 4, 3), Some(Trouble::Uninitialised(11)));
+        assert_eq!(shadow.write(0, &clocks[0], 8, 4, 4), None);
+        let race = Earlier { offset: 11, wrote: true, agent: 0, line: 4 };
+        assert_eq!(shadow.read(2, &clocks[2], 11, 1, 5), Some(Trouble::Race(race)));
+    }
+
+    #[test]
+    fn readers_of_a_word_are_readers_of_its_bytes() {
+        let mut shadow = Shadow::new(64);
+        let mut clocks = vec![Clock::default(); READERS + 3];
+        for (agent, clock) in clocks.iter_mut().enumerate() {
+            clock.tick(agent);
+            shadow.granules[1].written = 0xf;
+            assert_eq!(shadow.read(agent, clock, 4, 4, 1), None);
+        }
+        let last = clocks.len() - 1;
+        for agent in 1..last {
+            let known = clocks[agent].clone();
+            clocks[0].join(&known);
+        }
+        let race = shadow.write(0, &clocks[0], 6, 2, 2).unwrap();
+        assert_eq!((race.offset, race.wrote, race.agent), (6, false, last));
     }
 }

@@ -6,9 +6,11 @@
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with xtask, which uses all of it")]
 mod toolchain;
 
+use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use toolchain::{Environment, Found, Toolchain};
 
@@ -29,25 +31,47 @@ pub fn ptx(file: &str, flags: &[&str]) -> String {
 
 /// As [`ptx`], for any file.
 pub fn ptx_of(source: &Path, flags: &[&str]) -> String {
+    let ptx = ["-std=c++17", "-arch=compute_90a", "-ptx", "-lineinfo"];
+    let flags: Vec<OsString> = ptx.iter().chain(flags).map(OsString::from).collect();
+    std::fs::read_to_string(compiled(source, &flags, &[], "ptx")).unwrap()
+}
+
+/// What nvcc makes of a file with these flags. `inputs` are further files that the result depends on.
+pub fn compiled(source: &Path, flags: &[OsString], inputs: &[PathBuf], extension: &str) -> PathBuf {
+    // One at a time: nvcc takes a core and a gigabyte, and two tests may want the same file.
+    static BUSY: Mutex<()> = Mutex::new(());
+    let _busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
     let toolchain = toolchain();
-    let text = std::fs::read_to_string(source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let mut hasher = DefaultHasher::new();
-    (&text, flags, &toolchain.nvcc, toolchain.version.to_string()).hash(&mut hasher);
+    (flags, &toolchain.nvcc, toolchain.version.to_string()).hash(&mut hasher);
+    for file in inputs.iter().map(PathBuf::as_path).chain([source]) {
+        std::fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display())).hash(&mut hasher);
+    }
     let folder = workspace().join("target/emulator-ptx");
     std::fs::create_dir_all(&folder).unwrap();
     let name = source.file_stem().unwrap().to_string_lossy();
-    let kept = folder.join(format!("{name}-{:016x}.ptx", hasher.finish()));
-    if let Ok(ptx) = std::fs::read_to_string(&kept) {
-        return ptx;
+    let kept = folder.join(format!("{name}-{:016x}.{extension}", hasher.finish()));
+    if kept.is_file() {
+        return kept;
     }
     let partial = folder.join(format!("{name}-{}.partial", std::process::id()));
     let mut nvcc: Command = toolchain.nvcc_command();
-    nvcc.args(["-std=c++17", "-arch=compute_90a", "-ptx", "-lineinfo"]).args(flags);
-    let output = nvcc.arg("-o").arg(&partial).arg(source).output().unwrap();
+    let output = nvcc.args(flags).arg("-o").arg(&partial).arg(source).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "nvcc {}: {said}", source.display());
     std::fs::rename(&partial, &kept).unwrap();
-    std::fs::read_to_string(kept).unwrap()
+    kept
+}
+
+/// CUTLASS's source tree.
+pub fn cutlass() -> PathBuf {
+    let folder = workspace().join("target/toolchain-cutlass/cutlass_library/source");
+    assert!(
+        folder.join("include/cute/tensor.hpp").is_file(),
+        "{} has no CUTLASS; `cargo xtask toolchain --cutlass` installs it",
+        folder.display()
+    );
+    folder
 }
 
 /// The CUDA compiler: the machine's, or the one in target/toolchain.

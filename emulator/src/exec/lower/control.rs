@@ -91,9 +91,13 @@ impl Lower<'_> {
             return Err(format!("`{name}` takes {} arguments", function.params.len()));
         }
         let depth = self.frame.depth + 1;
-        if depth > MAX_DEPTH {
-            return Err(format!("calls nest more than {MAX_DEPTH} deep; recursion is not supported"));
+        if self.calls.contains(&function.name.as_str()) {
+            return Err(format!("`{name}` calls itself; recursion is not supported"));
         }
+        if depth > MAX_DEPTH {
+            return Err(format!("calls nest more than {MAX_DEPTH} deep"));
+        }
+        self.calls.push(&function.name);
         // Lanes that are guarded off jump over the inlined body.
         let guard = std::mem::replace(&mut self.guard, Guard { reg: NONE, flip: 0 });
         let skip = self.code.len();
@@ -106,6 +110,7 @@ impl Lower<'_> {
         let line = self.line;
         self.function(function, &offsets, depth)
             .map_err(|e| format!("in `{name}`, line {}: {}", e.line, e.problem))?;
+        self.calls.pop();
         self.line = line;
         if guard.reg != NONE {
             self.code[skip].flow = Flow::Branch(self.code.len() as u32);

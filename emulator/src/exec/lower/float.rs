@@ -190,7 +190,9 @@ fn double(op: &Opcode<'_>) -> Option<(Exec, u8)> {
         "rcp" if op.has("approx") => unary(|a: f64| approx::rcp64(a)),
         "rcp" => unary(|a: f64| 1.0 / a),
         "sqrt" => unary(|a: f64| a.sqrt()),
-        "rsqrt" => unary(|a: f64| approx::rsqrt64(a)),
+        "rsqrt" if op.has("ftz") => unary(|a: f64| approx::rsqrt64(a)),
+        // Only with `.ftz` is it the rough one of 20 bits; ptxas refines it otherwise.
+        "rsqrt" => unary(|a: f64| 1.0 / a.sqrt()),
         "min" => binary(|a: f64, b: f64| float::min64(a, b)),
         "max" => binary(|a: f64, b: f64| float::max64(a, b)),
         "neg" => unary(|a: f64| -a),

@@ -1,7 +1,7 @@
-//! Integer arithmetic, logic, comparison, selection and moves.
+//! Integer arithmetic, logic, selection and moves.
 
-use super::super::isa::{binary, compare, ternary, unary};
-use super::super::op::{Exec, NONE};
+use super::super::isa::{binary, ternary, unary};
+use super::super::op::Exec;
 use super::super::predicate as p;
 use super::{CARRY, Draft, Lower, Opcode, Operand, Scalar};
 
@@ -39,7 +39,6 @@ impl Lower<'_> {
         let Some(&ty) = op.types().last() else { return Ok(false) };
         match (op.name(), operands) {
             ("mov", [d, a]) => return self.mov(op, ty, d, a),
-            ("setp", _) => return self.setp(op, operands),
             ("selp", [d, a, b, c]) => {
                 let run = if ty.bytes() == 8 { p::selp::<u64> as Exec } else { p::selp::<u32> };
                 let (pred, negated) = self.predicate_source(c)?;
@@ -173,6 +172,19 @@ impl Lower<'_> {
                 },
                 vec![ty, ty, u32_, u32_],
             ),
+            ("bmsk", 3) if op.has("clamp") => {
+                (Some(binary(|a: u32, b: u32| n::bmsk(a, b, true))), vec![ty; 3])
+            }
+            ("bmsk", 3) => (Some(binary(|a: u32, b: u32| n::bmsk(a, b, false))), vec![ty; 3]),
+            ("szext", 3) => {
+                let run: Exec = match (ty, op.has("clamp")) {
+                    (Scalar::S32, true) => binary(|a: u32, b: u32| n::szext_s32(a, b, true)),
+                    (Scalar::S32, false) => binary(|a: u32, b: u32| n::szext_s32(a, b, false)),
+                    (_, true) => binary(|a: u32, b: u32| n::szext_u32(a, b, true)),
+                    (_, false) => binary(|a: u32, b: u32| n::szext_u32(a, b, false)),
+                };
+                (Some(run), vec![ty; 3])
+            }
             ("bfi", 5) => {
                 let run = if ty.bytes() == 8 { p::bfi::<u64> as Exec } else { p::bfi::<u32> };
                 let mut cells = Vec::new();
@@ -264,38 +276,6 @@ impl Lower<'_> {
                 self.push(Draft::new(run).d(d).a(a));
             }
         }
-        Ok(true)
-    }
-
-    fn setp(&mut self, op: &Opcode<'_>, operands: &[Operand]) -> Result<bool, String> {
-        let ty = op.ty()?;
-        let (first, second) = match &operands[0] {
-            Operand::Pair(pair) => (&pair.0, Some(&pair.1)),
-            one => (one, None),
-        };
-        let run = comparison(op, ty).ok_or_else(|| format!("`{}` is no comparison known here", op.text))?;
-        let d = self.predicate(first)?;
-        let other = second.map(|s| self.predicate(s)).transpose()?.unwrap_or(NONE);
-        let (a, b) = (self.source(&operands[1], ty)?, self.source(&operands[2], ty)?);
-        let combine = if op.has("and") {
-            p::combine::AND
-        } else if op.has("or") {
-            p::combine::OR
-        } else if op.has("xor") {
-            p::combine::XOR
-        } else {
-            p::combine::NONE
-        };
-        let (pred, negated) = match operands.get(3) {
-            Some(c) => self.predicate_source(c)?,
-            None => (NONE, false),
-        };
-        let list = if other == NONE { Vec::new() } else { vec![other] };
-        let mut draft = Draft::new(run).d_pred(d).a(a).b(b).aux(combine).pred(pred).imm(-i64::from(negated));
-        draft.0.c = NONE;
-        // The second destination is a predicate, so it must not be mistaken for a cell.
-        draft.0.second = list.first().copied().unwrap_or(NONE);
-        self.push(draft);
         Ok(true)
     }
 
@@ -420,80 +400,6 @@ fn simple(op: &Opcode<'_>, ty: Scalar) -> Option<Exec> {
             }
             _ => None,
         },
-        _ => None,
-    }
-}
-
-/// A comparison by its operator and type.
-#[allow(
-    clippy::neg_cmp_op_on_partial_ord,
-    clippy::double_comparisons,
-    reason = "written as the ISA defines them: what NaN makes of each is the point"
-)]
-fn comparison(op: &Opcode<'_>, ty: Scalar) -> Option<Exec> {
-    macro_rules! of {
-        ($t:ty) => {
-            match op.part(0) {
-                "eq" => Some(compare(|a: $t, b: $t| a == b)),
-                "ne" => Some(compare(|a: $t, b: $t| a != b)),
-                "lt" | "lo" => Some(compare(|a: $t, b: $t| a < b)),
-                "le" | "ls" => Some(compare(|a: $t, b: $t| a <= b)),
-                "gt" | "hi" => Some(compare(|a: $t, b: $t| a > b)),
-                "ge" | "hs" => Some(compare(|a: $t, b: $t| a >= b)),
-                _ => None,
-            }
-        };
-    }
-    macro_rules! float {
-        ($t:ty, $f:ty, |$x:ident| $conv:expr) => {{
-            macro_rules! by {
-                (|$a:ident, $b:ident| $e:expr) => {
-                    Some(compare(|a: $t, b: $t| {
-                        let $a: $f = {
-                            let $x = a;
-                            $conv
-                        };
-                        let $b: $f = {
-                            let $x = b;
-                            $conv
-                        };
-                        $e
-                    }))
-                };
-            }
-            match op.part(0) {
-                "eq" => by!(|a, b| a == b),
-                // Ordered: false if either is NaN.
-                "ne" => by!(|a, b| a < b || a > b),
-                "lt" => by!(|a, b| a < b),
-                "le" => by!(|a, b| a <= b),
-                "gt" => by!(|a, b| a > b),
-                "ge" => by!(|a, b| a >= b),
-                // Unordered: true if either is NaN.
-                "equ" => by!(|a, b| !(a < b || a > b)),
-                "neu" => by!(|a, b| a != b),
-                "ltu" => by!(|a, b| !(a >= b)),
-                "leu" => by!(|a, b| !(a > b)),
-                "gtu" => by!(|a, b| !(a <= b)),
-                "geu" => by!(|a, b| !(a < b)),
-                "num" => by!(|a, b| !a.is_nan() && !b.is_nan()),
-                "nan" => by!(|a, b| a.is_nan() || b.is_nan()),
-                _ => None,
-            }
-        }};
-    }
-    match ty {
-        Scalar::U16 | Scalar::B16 => of!(u16),
-        Scalar::S16 => of!(i16),
-        Scalar::U32 | Scalar::B32 => of!(u32),
-        Scalar::S32 => of!(i32),
-        Scalar::U64 | Scalar::B64 => of!(u64),
-        Scalar::S64 => of!(i64),
-        Scalar::F32 if op.has("ftz") => float!(f32, f32, |x| crate::num::float::flush(x)),
-        Scalar::F32 => float!(f32, f32, |x| x),
-        Scalar::F64 => float!(f64, f64, |x| x),
-        Scalar::F16 => float!(u16, f32, |x| crate::num::small_float::f16_to_f32(x)),
-        Scalar::Bf16 => float!(u16, f32, |x| crate::num::small_float::bf16_to_f32(x)),
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! An opcode or form that is not known is refused here, at module load, with its text and line.
 
 mod alloc;
+mod compare;
 mod control;
 mod convert;
 mod float;
@@ -182,6 +183,8 @@ struct Lower<'m> {
     dynamic_align: u32,
     local_bytes: u32,
     frame: Frame,
+    /// Device functions being inlined, outermost first.
+    calls: Vec<&'m str>,
     guard: Guard,
     line: u32,
 }
@@ -221,6 +224,7 @@ impl<'m> Lower<'m> {
             dynamic_align: 0,
             local_bytes: 0,
             frame: Frame::default(),
+            calls: Vec::new(),
             guard: Guard { reg: NONE, flip: 0 },
             line: 0,
         }
@@ -314,6 +318,7 @@ impl<'m> Lower<'m> {
     fn instruction(&mut self, i: &Instruction) -> Result<(), String> {
         let op = Opcode::new(&i.opcode);
         let known = self.control(&op, &i.operands)?
+            || self.comparison(&op, &i.operands)?
             || self.integer(&op, &i.operands)?
             || self.float(&op, &i.operands)?
             || self.convert(&op, &i.operands)?
