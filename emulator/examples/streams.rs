@@ -47,7 +47,7 @@ DONE:
 ";
 
 const CHUNKS: usize = 4;
-const ELEMENTS: usize = 1 << 18;
+const ELEMENTS: usize = 1 << 22;
 
 /// A function of the emulator's own.
 fn symbol(name: &str) -> Result<*mut c_void, Box<dyn Error>> {
@@ -81,12 +81,34 @@ fn times() -> Result<[f64; 3], Box<dyn Error>> {
     Ok([host, copies, kernels])
 }
 
+/// Modelled times in microseconds.
+pub struct Times {
+    /// Of all copies.
+    pub copies: f64,
+    /// Of all kernels.
+    pub kernels: f64,
+    /// From the first copy's start to the last one's end.
+    pub together: f64,
+    /// Of the host, set-up included.
+    pub host: f64,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("driver: {}", install::install(false)?.display());
     let path = std::env::args().nth(1).unwrap_or_else(|| "streams-trace.json".to_owned());
+    let Times { copies, kernels, together, host } = run(&path)?;
+    println!(
+        "modelled: copies {copies:.1} us, kernels {kernels:.1} us, together {together:.1} us (host {host:.1} us)"
+    );
+    println!("trace: {path}");
+    Ok(())
+}
+
+/// Runs the program, checks its results and writes the trace.
+pub fn run(path: &str) -> Result<Times, Box<dyn Error>> {
+    println!("driver: {}", install::install(false)?.display());
     let context = CudaContext::new(0)?;
     println!("device: {}", context.name()?);
-    trace(&path)?;
+    trace(path)?;
 
     let kernel = context.load_module(Ptx::from_src(PTX))?.load_function("triple_plus_one")?;
     let streams = [context.new_stream()?, context.new_stream()?];
@@ -128,11 +150,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let [host, copies, kernels] = times()?;
-    trace(&path)?;
-    println!(
-        "modelled: copies {copies:.1} us, kernels {kernels:.1} us, together {:.1} us (host {host:.1} us)",
-        ms * 1e3
-    );
-    println!("trace: {path}");
-    Ok(())
+    trace(path)?;
+    Ok(Times { copies, kernels, together: f64::from(ms) * 1e3, host })
 }
