@@ -254,12 +254,12 @@ impl Shadow {
 
     /// Gives each byte of a granule its own entry.
     fn split(&mut self, g: u32) {
+        if self.bytes.is_empty() {
+            self.bytes = vec![FRESH; self.granules.len() * 4];
+        }
         let granule = &mut self.granules[g as usize];
         if granule.write == SPLIT {
             return;
-        }
-        if self.bytes.is_empty() {
-            self.bytes = vec![FRESH; self.granules.len() * 4];
         }
         self.bytes[g as usize * 4..][..4].fill(*granule);
         *granule = Granule { write: SPLIT, written: granule.written, ..FRESH };
