@@ -19,6 +19,7 @@ mod module;
 mod op;
 mod pending;
 mod predicate;
+mod print;
 mod race;
 mod sectors;
 mod shared;

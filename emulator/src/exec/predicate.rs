@@ -2,6 +2,7 @@
 
 use super::isa::{Body, pick};
 use super::op::{Ctx, Exec, NONE, Op};
+use crate::num::{bits, integer};
 
 /// How a comparison's result is combined with a predicate.
 pub(super) mod combine {
@@ -71,43 +72,56 @@ pub(super) unsafe fn selp<R: Copy>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     }
 }
 
-/// A register that can be cut into parts.
-pub(super) trait Parts: Copy + Default {
+/// What a register of either width can do beyond lane closures.
+pub(super) trait Word: Copy + Default {
+    /// Part `at` of `bits` bits.
     fn part(self, at: usize, bits: u32) -> u32;
+    /// With part `at`, 0 before, set.
     fn with(self, at: usize, bits: u32, part: u32) -> Self;
-    fn wide(self) -> u64;
-    fn narrow(value: u64) -> Self;
-    const BITS: u32;
+    /// bfi: this field into `base`.
+    fn insert(self, base: Self, position: u32, length: u32) -> Self;
+    /// Sum and carry.
+    fn add_carry(self, other: Self, carry: bool) -> (Self, bool);
+    /// Difference and borrow.
+    fn sub_borrow(self, other: Self, borrow: bool) -> (Self, bool);
+    /// Lower and upper half of the product.
+    fn product(self, other: Self) -> (Self, Self);
 }
 
-macro_rules! parts {
-    ($ty:ty, $bits:expr) => {
-        impl Parts for $ty {
+macro_rules! word {
+    ($ty:ty, $wide:ty, $insert:path, $add:path, $sub:path) => {
+        impl Word for $ty {
             fn part(self, at: usize, bits: u32) -> u32 {
                 ((self >> (at as u32 * bits)) as u64 & ((1 << bits) - 1)) as u32
             }
             fn with(self, at: usize, bits: u32, part: u32) -> $ty {
                 self | ((part as u64 & ((1 << bits) - 1)) << (at as u32 * bits)) as $ty
             }
-            fn wide(self) -> u64 {
-                self as u64
+            fn insert(self, base: $ty, position: u32, length: u32) -> $ty {
+                $insert(self, base, position, length)
             }
-            fn narrow(value: u64) -> $ty {
-                value as $ty
+            fn add_carry(self, other: $ty, carry: bool) -> ($ty, bool) {
+                $add(self, other, carry)
             }
-            const BITS: u32 = $bits;
+            fn sub_borrow(self, other: $ty, borrow: bool) -> ($ty, bool) {
+                $sub(self, other, borrow)
+            }
+            fn product(self, other: $ty) -> ($ty, $ty) {
+                let product = <$wide>::from(self) * <$wide>::from(other);
+                (product as $ty, (product >> <$ty>::BITS) as $ty)
+            }
         }
     };
 }
 
-parts!(u32, 32);
-parts!(u64, 64);
+word!(u32, u64, bits::bfi_b32, integer::add_carry32, integer::sub_borrow32);
+word!(u64, u128, bits::bfi_b64, integer::add_carry64, integer::sub_borrow64);
 
 /// {list} = a, cut into parts of `aux` bits.
 ///
 /// # Safety
 /// As [`Exec`].
-pub(super) unsafe fn unpack<R: Parts>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
+pub(super) unsafe fn unpack<R: Word>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     // SAFETY: Exec's contract.
     unsafe {
         let a = *ctx.cell::<R>(op.a);
@@ -121,7 +135,7 @@ pub(super) unsafe fn unpack<R: Parts>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
 ///
 /// # Safety
 /// As [`Exec`].
-pub(super) unsafe fn pack<R: Parts>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
+pub(super) unsafe fn pack<R: Word>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     let mut out = [R::default(); 32];
     // SAFETY: Exec's contract.
     unsafe {
@@ -139,18 +153,12 @@ pub(super) unsafe fn pack<R: Parts>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
 ///
 /// # Safety
 /// As [`Exec`].
-pub(super) unsafe fn bfi<R: Parts>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
+pub(super) unsafe fn bfi<R: Word>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     // SAFETY: Exec's contract.
     unsafe {
         let (a, b) = (*ctx.cell::<R>(op.list[0]), *ctx.cell::<R>(op.list[1]));
         let (pos, len) = (*ctx.cell::<u32>(op.list[2]), *ctx.cell::<u32>(op.list[3]));
-        let out = std::array::from_fn(|l| {
-            let (pos, len) = ((pos[l] & 0xff).min(R::BITS), (len[l] & 0xff).min(R::BITS));
-            let ones = if len == 0 { 0 } else { u64::MAX >> (64 - len) };
-            let mask = if pos < 64 { ones << pos } else { 0 };
-            let field = if pos < 64 { a[l].wide() << pos } else { 0 };
-            R::narrow(b[l].wide() & !mask | field & mask)
-        });
+        let out = std::array::from_fn(|l| a[l].insert(b[l], pos[l], len[l]));
         ctx.write(op.d, active, &out);
     }
 }
@@ -182,7 +190,7 @@ pub(super) fn lop3() -> Exec {
 ///
 /// # Safety
 /// As [`Exec`].
-pub(super) unsafe fn with_carry<R: Parts>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
+pub(super) unsafe fn with_carry<R: Word>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     let carry = if op.imm & 1 == 1 { ctx.pred(op.pred) } else { 0 };
     let mut out = [R::default(); 32];
     let mut carries = 0u32;
@@ -191,23 +199,14 @@ pub(super) unsafe fn with_carry<R: Parts>(ctx: &mut Ctx<'_>, op: &Op, active: u3
         let (a, b) = (*ctx.cell::<R>(op.a), *ctx.cell::<R>(op.b));
         let c = if op.c == NONE { [R::default(); 32] } else { *ctx.cell::<R>(op.c) };
         for l in 0..32 {
-            let limit = 1u128 << R::BITS;
-            let (a, b, c) = (u128::from(a[l].wide()), u128::from(b[l].wide()), u128::from(c[l].wide()));
-            let carry = u128::from(carry >> l & 1);
+            let carry = carry >> l & 1 == 1;
             let (value, over) = match op.aux {
-                carry::ADD => (a + b + carry, a + b + carry >= limit),
-                // The carry flag of a subtraction is its borrow.
-                carry::SUB => (a.wrapping_sub(b).wrapping_sub(carry), a < b + carry),
-                carry::MAD_LO => {
-                    let sum = (a * b) % limit + c + carry;
-                    (sum, sum >= limit)
-                }
-                _ => {
-                    let sum = (a * b) / limit + c + carry;
-                    (sum, sum >= limit)
-                }
+                carry::ADD => a[l].add_carry(b[l], carry),
+                carry::SUB => a[l].sub_borrow(b[l], carry),
+                carry::MAD_LO => a[l].product(b[l]).0.add_carry(c[l], carry),
+                _ => a[l].product(b[l]).1.add_carry(c[l], carry),
             };
-            out[l] = R::narrow(value as u64);
+            out[l] = value;
             carries |= u32::from(over) << l;
         }
         ctx.write(op.d, active, &out);

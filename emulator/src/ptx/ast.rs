@@ -57,6 +57,33 @@ pub enum Scalar {
 }
 
 impl Scalar {
+    /// The type by its name in PTX, without a dot.
+    pub fn named(name: &str) -> Option<Scalar> {
+        Some(match name {
+            "pred" => Scalar::Pred,
+            "b8" => Scalar::B8,
+            "b16" => Scalar::B16,
+            "b32" => Scalar::B32,
+            "b64" => Scalar::B64,
+            "b128" => Scalar::B128,
+            "u8" => Scalar::U8,
+            "u16" => Scalar::U16,
+            "u32" => Scalar::U32,
+            "u64" => Scalar::U64,
+            "s8" => Scalar::S8,
+            "s16" => Scalar::S16,
+            "s32" => Scalar::S32,
+            "s64" => Scalar::S64,
+            "f16" => Scalar::F16,
+            "f16x2" => Scalar::F16x2,
+            "bf16" => Scalar::Bf16,
+            "bf16x2" => Scalar::Bf16x2,
+            "f32" => Scalar::F32,
+            "f64" => Scalar::F64,
+            _ => return None,
+        })
+    }
+
     /// Bytes in memory; a predicate has none and counts 1.
     pub fn bytes(self) -> u32 {
         match self {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::ast::{Function, Guard, Instruction, LabelId, Operand, RegId, Scalar, Space};
 use super::lexer::Kind;
 use super::parser::{Parser, Result};
-use super::variable::{Linkage, scalar};
+use super::variable::Linkage;
 
 /// Most registers of one function: a limit for nonsense, not for nvcc.
 const REGISTERS: usize = 1 << 20;
@@ -235,7 +235,7 @@ impl<'a> Parser<'a> {
     /// `.reg .b32 %r<12>, x;`
     fn registers(&mut self, body: &mut Body<'a>) -> Result<()> {
         self.bump();
-        let Some(ty) = self.peek().directive().and_then(scalar) else {
+        let Some(ty) = self.peek().directive().and_then(Scalar::named) else {
             return Err(self.unexpected("a register type"));
         };
         self.bump();

@@ -20,33 +20,6 @@ pub(super) struct Linkage {
     pub tentative: bool,
 }
 
-/// The type named by a directive, without its dot.
-pub(super) fn scalar(name: &str) -> Option<Scalar> {
-    Some(match name {
-        "pred" => Scalar::Pred,
-        "b8" => Scalar::B8,
-        "b16" => Scalar::B16,
-        "b32" => Scalar::B32,
-        "b64" => Scalar::B64,
-        "b128" => Scalar::B128,
-        "u8" => Scalar::U8,
-        "u16" => Scalar::U16,
-        "u32" => Scalar::U32,
-        "u64" => Scalar::U64,
-        "s8" => Scalar::S8,
-        "s16" => Scalar::S16,
-        "s32" => Scalar::S32,
-        "s64" => Scalar::S64,
-        "f16" => Scalar::F16,
-        "f16x2" => Scalar::F16x2,
-        "bf16" => Scalar::Bf16,
-        "bf16x2" => Scalar::Bf16x2,
-        "f32" => Scalar::F32,
-        "f64" => Scalar::F64,
-        _ => return None,
-    })
-}
-
 fn space(name: &str) -> Option<Space> {
     Some(match name {
         "global" => Space::Global,
@@ -122,7 +95,7 @@ impl<'a> Parser<'a> {
                 "attribute" => self.attribute()?,
                 "v2" => lanes = 2,
                 "v4" => lanes = 4,
-                _ => match (space(directive), scalar(directive)) {
+                _ => match (space(directive), Scalar::named(directive)) {
                     (Some(found), _) if place.is_none() => place = Some(found),
                     (_, Some(found)) if ty.is_none() => ty = Some(found),
                     _ => return Err(self.fail(format!("unknown directive `.{directive}` in a declaration"))),

@@ -61,7 +61,7 @@ pub fn address_lane(matrix: u32, row: u32) -> u32 {
 }
 
 /// An accumulator of 16 rows out of its registers: `registers[j]` holds element `j` of every lane (see
-/// [`accumulator`]), `out` is [16][columns]. Registers beyond `out` are ignored.
+/// [`accumulator`]), `out` is \[16\]\[columns\]. Registers beyond `out` are ignored.
 pub fn gather(registers: &[&[f32; 32]], columns: usize, out: &mut [f32]) {
     gather_with(Isa::best(), registers, columns, out);
 }

@@ -64,8 +64,13 @@ impl Lower<'_> {
         let Some(name) = name else { return Err("indirect calls are not supported".into()) };
         match name {
             "vprintf" => {
-                // The count of printed arguments; nobody looks at it.
-                self.push(Draft::new(printed));
+                let [format, values] = arguments else { return Err("vprintf takes two arguments".into()) };
+                let (format, values) = (self.parameter_of_call(format)?, self.parameter_of_call(values)?);
+                let mut draft = Draft::new(super::super::print::vprintf).imm(i64::from(format)).aux(values);
+                if let [result] = returns {
+                    draft.0.second = self.parameter_of_call(result)?;
+                }
+                self.push(draft);
                 return Ok(());
             }
             "__assertfail" => {
@@ -79,13 +84,7 @@ impl Lower<'_> {
         let Some(function) = function else { return Err(format!("`{name}` has no body in this module")) };
         let mut offsets = Vec::new();
         for argument in arguments.iter().chain(returns) {
-            let Operand::Symbol(variable, 0) = argument else {
-                return Err("an argument of a call must be a .param variable".into());
-            };
-            let (Some((Space::Local, offset)), true) = (self.symbol(variable), true) else {
-                return Err(format!("`{variable}` is no .param variable of this function"));
-            };
-            offsets.push(offset as u32);
+            offsets.push(self.parameter_of_call(argument)?);
         }
         if offsets.len() != function.params.len() + function.returns.len() {
             return Err(format!("`{name}` takes {} arguments", function.params.len()));
@@ -118,6 +117,17 @@ impl Lower<'_> {
         Ok(())
     }
 
+    /// Local offset of a `.param` variable that a call names.
+    fn parameter_of_call(&mut self, operand: &Operand) -> Result<u32, String> {
+        let Operand::Symbol(variable, 0) = operand else {
+            return Err("an argument of a call must be a .param variable".into());
+        };
+        match self.symbol(variable) {
+            Some((Space::Local, offset)) => Ok(offset as u32),
+            _ => Err(format!("`{variable}` is no .param variable of this function")),
+        }
+    }
+
     /// Where a parameter symbol lies, if it is a kernel parameter.
     pub(super) fn kernel_parameter(&mut self, operand: &Operand) -> Option<i64> {
         let Operand::Address(address) = operand else { return None };
@@ -143,10 +153,6 @@ unsafe fn trap(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
 unsafe fn assertion(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     ctx.fail(op, Kind::Assertion, Some(active.trailing_zeros()), "a device-side assertion failed");
 }
-
-/// # Safety
-/// As [`super::super::op::Exec`].
-unsafe fn printed(_: &mut Ctx<'_>, _: &Op, _: u32) {}
 
 /// # Safety
 /// As [`super::super::op::Exec`].

@@ -73,16 +73,7 @@ impl Lower<'_> {
         let Some((run, flops)) = found else { return Ok(false) };
         let aux = mode::pack(op.rounding(), op.has("ftz"), op.has("sat"))
             | if op.has("NaN") { mode::NAN } else { 0 };
-        let mut draft = Draft::new(run).flops(flops).aux(aux).d(self.destination(&operands[0], ty)?);
-        for (i, operand) in operands[1..].iter().enumerate() {
-            let cell = self.source(operand, ty)?;
-            draft = match i {
-                0 => draft.a(cell),
-                1 => draft.b(cell),
-                2 => draft.c(cell),
-                _ => return Err("too many operands".into()),
-            };
-        }
+        let draft = self.operands(Draft::new(run).flops(flops).aux(aux), ty, operands)?;
         self.push(draft);
         Ok(true)
     }

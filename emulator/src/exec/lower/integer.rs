@@ -4,6 +4,7 @@ use super::super::isa::{binary, ternary, unary};
 use super::super::op::Exec;
 use super::super::predicate as p;
 use super::{CARRY, Draft, Lower, Opcode, Operand, Scalar};
+use crate::num::{bits as n, integer as i};
 
 /// An operation on every integer type: `ints!(ty, binary, |a, b| …)`.
 macro_rules! ints {
@@ -64,30 +65,15 @@ impl Lower<'_> {
             return Ok(false);
         }
         if let Some(run) = simple(op, ty) {
-            return self.plain(run, ty, operands);
+            let draft = self.operands(Draft::new(run), ty, operands)?;
+            self.push(draft);
+            return Ok(true);
         }
         self.mixed(op, ty, operands)
     }
 
-    /// All operands of one type.
-    fn plain(&mut self, run: Exec, ty: Scalar, operands: &[Operand]) -> Result<bool, String> {
-        let mut draft = Draft::new(run).d(self.destination(&operands[0], ty)?);
-        for (i, operand) in operands[1..].iter().enumerate() {
-            let cell = self.source(operand, ty)?;
-            draft = match i {
-                0 => draft.a(cell),
-                1 => draft.b(cell),
-                2 => draft.c(cell),
-                _ => return Err("too many operands".into()),
-            };
-        }
-        self.push(draft);
-        Ok(true)
-    }
-
     /// Operands of several types.
     fn mixed(&mut self, op: &Opcode<'_>, ty: Scalar, operands: &[Operand]) -> Result<bool, String> {
-        use crate::num::bits as n;
         let u32_ = Scalar::U32;
         let double = match ty {
             Scalar::U16 => Scalar::U32,
@@ -99,10 +85,10 @@ impl Lower<'_> {
         let (run, types): (Option<Exec>, Vec<Scalar>) = match (op.name(), operands.len()) {
             ("mul", 3) if op.has("wide") => (
                 match ty {
-                    Scalar::U16 => Some(binary(|a: u16, b: u16| u32::from(a) * u32::from(b))),
-                    Scalar::S16 => Some(binary(|a: i16, b: i16| i32::from(a) * i32::from(b))),
-                    Scalar::U32 => Some(binary(|a: u32, b: u32| u64::from(a) * u64::from(b))),
-                    Scalar::S32 => Some(binary(|a: i32, b: i32| i64::from(a) * i64::from(b))),
+                    Scalar::U16 => Some(binary(i::mul_wide_u16)),
+                    Scalar::S16 => Some(binary(i::mul_wide_s16)),
+                    Scalar::U32 => Some(binary(i::mul_wide_u32)),
+                    Scalar::S32 => Some(binary(i::mul_wide_s32)),
                     _ => None,
                 },
                 vec![double, ty, ty],
@@ -127,21 +113,21 @@ impl Lower<'_> {
             ),
             ("shl", 3) => (
                 match ty.bytes() {
-                    2 => Some(binary(|a: u16, n: u32| if n < 16 { a << n } else { 0 })),
-                    4 => Some(binary(|a: u32, n: u32| if n < 32 { a << n } else { 0 })),
-                    _ => Some(binary(|a: u64, n: u32| if n < 64 { a << n } else { 0 })),
+                    2 => Some(binary(n::shl16)),
+                    4 => Some(binary(n::shl32)),
+                    _ => Some(binary(n::shl64)),
                 },
                 vec![ty, ty, u32_],
             ),
             ("shr", 3) => (
                 match ty {
-                    Scalar::S16 => Some(binary(|a: i16, n: u32| a >> n.min(15))),
-                    Scalar::S32 => Some(binary(|a: i32, n: u32| a >> n.min(31))),
-                    Scalar::S64 => Some(binary(|a: i64, n: u32| a >> n.min(63))),
+                    Scalar::S16 => Some(binary(n::sar16)),
+                    Scalar::S32 => Some(binary(n::sar32)),
+                    Scalar::S64 => Some(binary(n::sar64)),
                     _ => match ty.bytes() {
-                        2 => Some(binary(|a: u16, n: u32| if n < 16 { a >> n } else { 0 })),
-                        4 => Some(binary(|a: u32, n: u32| if n < 32 { a >> n } else { 0 })),
-                        _ => Some(binary(|a: u64, n: u32| if n < 64 { a >> n } else { 0 })),
+                        2 => Some(binary(n::shr16)),
+                        4 => Some(binary(n::shr32)),
+                        _ => Some(binary(n::shr64)),
                     },
                 },
                 vec![ty, ty, u32_],
@@ -164,10 +150,10 @@ impl Lower<'_> {
             }
             ("bfe", 4) => (
                 match ty {
-                    Scalar::U32 => Some(ternary(|a: u32, b: u32, c: u32| n::bfe_u32(a, b, c))),
-                    Scalar::S32 => Some(ternary(|a: u32, b: u32, c: u32| n::bfe_s32(a, b, c))),
-                    Scalar::U64 => Some(ternary(|a: u64, b: u32, c: u32| n::bfe_u64(a, b, c))),
-                    Scalar::S64 => Some(ternary(|a: u64, b: u32, c: u32| n::bfe_s64(a, b, c))),
+                    Scalar::U32 => Some(ternary(n::bfe_u32)),
+                    Scalar::S32 => Some(ternary(n::bfe_s32)),
+                    Scalar::U64 => Some(ternary(n::bfe_u64)),
+                    Scalar::S64 => Some(ternary(n::bfe_s64)),
                     _ => None,
                 },
                 vec![ty, ty, u32_, u32_],
@@ -332,45 +318,46 @@ fn simple(op: &Opcode<'_>, ty: Scalar) -> Option<Exec> {
         "sub" => ints!(ty, binary, |a, b| a.wrapping_sub(b)),
         "mul" if op.has("lo") => ints!(ty, binary, |a, b| a.wrapping_mul(b)),
         "mul" if op.has("hi") => match ty {
-            Scalar::U16 => Some(binary(|a: u16, b: u16| ((u32::from(a) * u32::from(b)) >> 16) as u16)),
-            Scalar::S16 => Some(binary(|a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16)),
-            Scalar::U32 => Some(binary(|a: u32, b: u32| ((u64::from(a) * u64::from(b)) >> 32) as u32)),
-            Scalar::S32 => Some(binary(|a: i32, b: i32| ((i64::from(a) * i64::from(b)) >> 32) as i32)),
-            Scalar::U64 => Some(binary(|a: u64, b: u64| ((u128::from(a) * u128::from(b)) >> 64) as u64)),
-            Scalar::S64 => Some(binary(|a: i64, b: i64| ((i128::from(a) * i128::from(b)) >> 64) as i64)),
+            Scalar::U16 => Some(binary(i::mul_hi_u16)),
+            Scalar::S16 => Some(binary(i::mul_hi_s16)),
+            Scalar::U32 => Some(binary(i::mul_hi_u32)),
+            Scalar::S32 => Some(binary(i::mul_hi_s32)),
+            Scalar::U64 => Some(binary(i::mul_hi_u64)),
+            Scalar::S64 => Some(binary(i::mul_hi_s64)),
             _ => None,
         },
         "mad" if op.has("lo") => ints!(ty, ternary, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         "mad" if op.has("hi") => match ty {
-            Scalar::U32 => Some(ternary(|a: u32, b: u32, c: u32| {
-                (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c)
-            })),
-            Scalar::S32 => Some(ternary(|a: i32, b: i32, c: i32| {
-                (((i64::from(a) * i64::from(b)) >> 32) as i32).wrapping_add(c)
-            })),
-            Scalar::U64 => Some(ternary(|a: u64, b: u64, c: u64| {
-                (((u128::from(a) * u128::from(b)) >> 64) as u64).wrapping_add(c)
-            })),
-            Scalar::S64 => Some(ternary(|a: i64, b: i64, c: i64| {
-                (((i128::from(a) * i128::from(b)) >> 64) as i64).wrapping_add(c)
-            })),
+            Scalar::U32 => Some(ternary(i::mad_hi_u32)),
+            Scalar::S32 => Some(ternary(i::mad_hi_s32)),
+            Scalar::U64 => Some(ternary(i::mad_hi_u64)),
+            Scalar::S64 => Some(ternary(i::mad_hi_s64)),
             _ => None,
         },
-        "mul24" if op.has("lo") => match ty {
-            Scalar::U32 => Some(binary(|a: u32, b: u32| (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff))),
-            _ => Some(binary(|a: i32, b: i32| (a << 8 >> 8).wrapping_mul(b << 8 >> 8))),
+        "mul24" => match (ty, op.has("hi")) {
+            (Scalar::U32, false) => Some(binary(i::mul24_lo_u32)),
+            (Scalar::U32, true) => Some(binary(i::mul24_hi_u32)),
+            (_, false) => Some(binary(i::mul24_lo_s32)),
+            (_, true) => Some(binary(i::mul24_hi_s32)),
         },
-        // Division by zero has no defined result in PTX; hardware gives all ones.
         "div" => match ty {
-            Scalar::U16 => Some(binary(|a: u16, b: u16| a.checked_div(b).unwrap_or(u16::MAX))),
-            Scalar::U32 => Some(binary(|a: u32, b: u32| a.checked_div(b).unwrap_or(u32::MAX))),
-            Scalar::U64 => Some(binary(|a: u64, b: u64| a.checked_div(b).unwrap_or(u64::MAX))),
-            Scalar::S16 => Some(binary(|a: i16, b: i16| if b == 0 { -1 } else { a.wrapping_div(b) })),
-            Scalar::S32 => Some(binary(|a: i32, b: i32| if b == 0 { -1 } else { a.wrapping_div(b) })),
-            Scalar::S64 => Some(binary(|a: i64, b: i64| if b == 0 { -1 } else { a.wrapping_div(b) })),
+            Scalar::U16 => Some(binary(i::div_u16)),
+            Scalar::S16 => Some(binary(i::div_s16)),
+            Scalar::U32 => Some(binary(i::div_u32)),
+            Scalar::S32 => Some(binary(i::div_s32)),
+            Scalar::U64 => Some(binary(i::div_u64)),
+            Scalar::S64 => Some(binary(i::div_s64)),
             _ => None,
         },
-        "rem" => ints!(ty, binary, |a, b| if b == 0 { a } else { a.wrapping_rem(b) }),
+        "rem" => match ty {
+            Scalar::U16 => Some(binary(i::rem_u16)),
+            Scalar::S16 => Some(binary(i::rem_s16)),
+            Scalar::U32 => Some(binary(i::rem_u32)),
+            Scalar::S32 => Some(binary(i::rem_s32)),
+            Scalar::U64 => Some(binary(i::rem_u64)),
+            Scalar::S64 => Some(binary(i::rem_s64)),
+            _ => None,
+        },
         "min" => ints!(ty, binary, |a, b| a.min(b)),
         "max" => ints!(ty, binary, |a, b| a.max(b)),
         "neg" => ints!(ty, unary, |a| a.wrapping_neg()),
@@ -381,8 +368,12 @@ fn simple(op: &Opcode<'_>, ty: Scalar) -> Option<Exec> {
             _ => None,
         },
         "sad" => match ty {
-            Scalar::U32 => Some(ternary(|a: u32, b: u32, c: u32| a.abs_diff(b).wrapping_add(c))),
-            Scalar::S32 => Some(ternary(|a: i32, b: i32, c: i32| c.wrapping_add(a.abs_diff(b) as i32))),
+            Scalar::U16 => Some(ternary(i::sad_u16)),
+            Scalar::S16 => Some(ternary(i::sad_s16)),
+            Scalar::U32 => Some(ternary(i::sad_u32)),
+            Scalar::S32 => Some(ternary(i::sad_s32)),
+            Scalar::U64 => Some(ternary(i::sad_u64)),
+            Scalar::S64 => Some(ternary(i::sad_s64)),
             _ => None,
         },
         "and" => bits!(ty, binary, |a, b| a & b),
@@ -392,12 +383,8 @@ fn simple(op: &Opcode<'_>, ty: Scalar) -> Option<Exec> {
         "cnot" => bits!(ty, unary, |a| if a == 0 { 1 } else { 0 }),
         "brev" => bits!(ty, unary, |a| a.reverse_bits()),
         "dp4a" => match (op.part(0), op.part(1)) {
-            ("s32", "s32") => {
-                Some(ternary(|a: u32, b: u32, c: u32| crate::num::integer::dp4a(a, b, c, true, true)))
-            }
-            ("u32", "u32") => {
-                Some(ternary(|a: u32, b: u32, c: u32| crate::num::integer::dp4a(a, b, c, false, false)))
-            }
+            ("s32", "s32") => Some(ternary(|a: u32, b: u32, c: u32| i::dp4a(a, b, c, true, true))),
+            ("u32", "u32") => Some(ternary(|a: u32, b: u32, c: u32| i::dp4a(a, b, c, false, false))),
             _ => None,
         },
         _ => None,

@@ -462,6 +462,22 @@ impl<'m> Lower<'m> {
         }
     }
 
+    /// Destination and sources of an instruction whose operands all have its type.
+    fn operands(&mut self, mut draft: Draft, ty: Scalar, operands: &[Operand]) -> Result<Draft, String> {
+        let [d, sources @ ..] = operands else { return Err("expected operands".into()) };
+        draft = draft.d(self.destination(d, ty)?);
+        for (i, operand) in sources.iter().enumerate() {
+            let cell = self.source(operand, ty)?;
+            draft = match i {
+                0 => draft.a(cell),
+                1 => draft.b(cell),
+                2 => draft.c(cell),
+                _ => return Err("too many operands".into()),
+            };
+        }
+        Ok(draft)
+    }
+
     /// Whether a register operand has 64 bits.
     fn is_wide(&self, operand: &Operand) -> bool {
         match operand {

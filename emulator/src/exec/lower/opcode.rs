@@ -36,7 +36,7 @@ impl<'a> Opcode<'a> {
 
     /// The types among the modifiers, in order.
     pub fn types(&self) -> Vec<Scalar> {
-        self.parts[1..].iter().filter_map(|p| scalar(p)).collect()
+        self.parts[1..].iter().filter_map(|p| Scalar::named(p)).collect()
     }
 
     /// The last type.
@@ -71,37 +71,10 @@ impl<'a> Opcode<'a> {
 
     /// Refuses every modifier that is not in `known` and is no type.
     pub fn only(&self, known: &[&str]) -> Result<(), String> {
-        let unknown = self.parts[1..].iter().find(|p| !known.contains(p) && scalar(p).is_none());
+        let unknown = self.parts[1..].iter().find(|p| !known.contains(p) && Scalar::named(p).is_none());
         match unknown {
             None => Ok(()),
             Some(part) => Err(format!("the modifier `.{part}` of `{}` is not supported", self.text)),
         }
     }
-}
-
-/// A type by its name.
-pub(super) fn scalar(name: &str) -> Option<Scalar> {
-    Some(match name {
-        "pred" => Scalar::Pred,
-        "b8" => Scalar::B8,
-        "b16" => Scalar::B16,
-        "b32" => Scalar::B32,
-        "b64" => Scalar::B64,
-        "b128" => Scalar::B128,
-        "u8" => Scalar::U8,
-        "u16" => Scalar::U16,
-        "u32" => Scalar::U32,
-        "u64" => Scalar::U64,
-        "s8" => Scalar::S8,
-        "s16" => Scalar::S16,
-        "s32" => Scalar::S32,
-        "s64" => Scalar::S64,
-        "f16" => Scalar::F16,
-        "f16x2" => Scalar::F16x2,
-        "bf16" => Scalar::Bf16,
-        "bf16x2" => Scalar::Bf16x2,
-        "f32" => Scalar::F32,
-        "f64" => Scalar::F64,
-        _ => return None,
-    })
 }
