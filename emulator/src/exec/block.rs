@@ -29,7 +29,7 @@ pub(super) struct BlockState {
     /// Grows with everything that can end somebody's wait.
     pub progress: u64,
     pub random: Random,
-    pub panels: super::tensor_ops::Panels,
+    pub panels: super::wgmma::Panels,
     pub cluster_rank: u32,
 }
 
@@ -351,7 +351,7 @@ fn run_group(ctx: &mut Ctx<'_>, code: &[Op], left: &mut u32) {
                     }
                     ctx.pc = pc;
                     if !ctx.warp.owned.is_empty() && !op.tolerant {
-                        super::tensor_ops::check_owned(ctx, op);
+                        super::wgmma::check_owned(ctx, op);
                     }
                     // SAFETY: the operation is the program's, the warp was made for it.
                     unsafe { (op.run)(ctx, op, active) };

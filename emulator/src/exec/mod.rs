@@ -26,6 +26,7 @@ mod shared;
 mod tensor_ops;
 mod warp;
 mod warp_ops;
+mod wgmma;
 
 pub use grid::Launch;
 pub use lower::LowerError;

@@ -1,7 +1,7 @@
 //! ldmatrix, stmatrix, mma, wgmma.
 
 use super::super::op::{Exec, NONE};
-use super::super::tensor_ops as t;
+use super::super::{tensor_ops as t, wgmma};
 use super::{Draft, Lower, Opcode, Operand, Scalar};
 use crate::tensor::panel::Element;
 
@@ -97,10 +97,10 @@ impl Lower<'_> {
 
     fn wgmma(&mut self, op: &Opcode<'_>, operands: &[Operand]) -> Result<bool, String> {
         match (op.part(0), operands) {
-            ("fence", []) => self.push(Draft::new(t::wgmma_fence as Exec).tolerant()),
-            ("commit_group", []) => self.push(Draft::new(t::wgmma_commit as Exec).tolerant()),
+            ("fence", []) => self.push(Draft::new(wgmma::fence as Exec).tolerant()),
+            ("commit_group", []) => self.push(Draft::new(wgmma::commit as Exec).tolerant()),
             ("wait_group", [Operand::Int(n)]) => {
-                self.push(Draft::new(t::wgmma_wait as Exec).imm(*n as i64).tolerant());
+                self.push(Draft::new(wgmma::wait as Exec).imm(*n as i64).tolerant());
             }
             ("mma_async", [d, a, b, scale_d, rest @ ..]) => {
                 let (rows, columns, depth) = shape(op).ok_or("which shape?")?;
@@ -135,7 +135,7 @@ impl Lower<'_> {
                 let from_registers = matches!(a, Operand::Vector(_));
                 let at = |i: usize| flags.get(i).copied().unwrap_or(0);
                 let transposed = if from_registers { (0, at(2)) } else { (at(2), at(3)) };
-                let mut draft = Draft::new(t::wgmma_issue as Exec).tolerant();
+                let mut draft = Draft::new(wgmma::issue as Exec).tolerant();
                 draft.0.imm = i64::from(columns)
                     | i64::from(at(0) < 0) << 16
                     | i64::from(at(1) < 0) << 17
@@ -165,11 +165,11 @@ impl Lower<'_> {
     pub(super) fn extend_accumulators(&mut self) {
         let mut open: Vec<u32> = Vec::new();
         for op in &mut self.code {
-            if std::ptr::fn_addr_eq(op.run, t::wgmma_issue as Exec) {
+            if std::ptr::fn_addr_eq(op.run, wgmma::issue as Exec) {
                 open.extend(&op.list[..op.writes as usize]);
                 open.sort_unstable();
                 open.dedup();
-            } else if std::ptr::fn_addr_eq(op.run, t::wgmma_wait as Exec) {
+            } else if std::ptr::fn_addr_eq(op.run, wgmma::wait as Exec) {
                 op.list = open.clone().into();
                 debug_assert_eq!(op.pred, NONE);
                 if op.imm == 0 {
