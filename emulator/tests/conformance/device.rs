@@ -32,7 +32,8 @@ pub fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
 
 /// The schedules every kernel runs under.
 pub fn schedules() -> Vec<(String, Schedule)> {
-    let random = [0x5eed, 7, 99, 1, 2].map(|seed| (format!("random {seed}"), Schedule::all(Timing::Random, seed)));
+    let random =
+        [0x5eed, 7, 99, 1, 2].map(|seed| (format!("random {seed}"), Schedule::all(Timing::Random, seed)));
     let mut all = vec![
         ("eager".to_owned(), Schedule::all(Timing::Eager, 0)),
         ("lazy".to_owned(), Schedule::all(Timing::Lazy, 0)),
