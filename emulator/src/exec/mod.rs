@@ -10,6 +10,7 @@ mod asynchronous;
 mod atomic;
 mod barrier;
 mod block;
+mod granules;
 mod grid;
 mod isa;
 mod load_store;

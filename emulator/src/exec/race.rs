@@ -5,6 +5,8 @@
 //! takes what arrivals bring and gives it to who waits. An access races with an earlier one of another agent whose
 //! time its own clock does not include (FastTrack: Flanagan and Freund, 2009).
 
+use super::granules::Granules;
+
 /// Warps a block can have.
 pub(super) const WARPS: usize = 32;
 /// Index of the agent that stands for warp 0's asynchronous operations.
@@ -53,10 +55,10 @@ impl Clock {
 
 /// Agent and time of an access, packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Epoch(u32);
+pub(super) struct Epoch(u32);
 
 impl Epoch {
-    const NEVER: Epoch = Epoch(u32::MAX);
+    pub const NEVER: Epoch = Epoch(u32::MAX);
     const TIME: u32 = 1 << 26;
 
     #[inline(always)]
@@ -64,7 +66,7 @@ impl Epoch {
         Epoch(((agent as u32) << 26) | (time % Epoch::TIME))
     }
 
-    fn agent(self) -> usize {
+    pub fn agent(self) -> usize {
         (self.0 >> 26) as usize
     }
 
@@ -72,36 +74,42 @@ impl Epoch {
         self.0 % Epoch::TIME
     }
 
+    /// Whether a read need not be remembered beside a later one: the same agent's, or one that is known.
     #[inline(always)]
-    fn known_to(self, clock: &Clock) -> bool {
+    pub fn replaceable_by(self, now: Epoch, clock: &Clock) -> bool {
+        self.agent() == now.agent() || self.known_to(clock)
+    }
+
+    #[inline(always)]
+    pub fn known_to(self, clock: &Clock) -> bool {
         self == Epoch::NEVER || self.time() <= clock.of(self.agent())
     }
 }
 
 /// Concurrent readers of four bytes that are remembered in place: a warpgroup reads its right-hand side together.
-const READERS: usize = 4;
+pub(super) const READERS: usize = 4;
 
 /// What is remembered of four bytes of shared memory, or of one.
 #[derive(Debug, Clone, Copy)]
-struct Granule {
-    write: Epoch,
+pub(super) struct Granule {
+    pub write: Epoch,
     /// Reads that no later read is known to come after; more than fit are in [`Shadow::readers`].
-    reads: [Epoch; READERS],
+    pub reads: [Epoch; READERS],
     /// PTX line of the last write and of the last read.
-    lines: [u32; 2],
+    pub lines: [u32; 2],
     /// Which of the four bytes were ever written, a bit each.
-    written: u32,
+    pub written: u32,
 }
 
 /// In place of a write: some of the bytes were accessed without the others, [`Shadow::bytes`] has each by itself.
-const SPLIT: Epoch = Epoch(u32::MAX - 1);
+pub(super) const SPLIT: Epoch = Epoch(u32::MAX - 1);
 /// Set in keys of [`Readers`] that are bytes.
 const BYTE: u32 = 1 << 31;
 
 /// Reads beyond [`READERS`], by granule, or by byte with [`BYTE`] set.
 type Readers = std::collections::HashMap<u32, Vec<Epoch>>;
 
-const FRESH: Granule =
+pub(super) const FRESH: Granule =
     Granule { write: Epoch::NEVER, reads: [Epoch::NEVER; READERS], lines: [0; 2], written: 0 };
 
 /// The bytes of granule `g` that [offset, end) covers, a bit each.
@@ -151,7 +159,7 @@ impl Earlier {
 /// Four bytes share an entry until one of them is accessed without the others, which may be other threads'. A write of
 /// all four brings them together again.
 pub(super) struct Shadow {
-    granules: Vec<Granule>,
+    granules: Granules,
     /// By byte, for granules that are [`SPLIT`]; empty until one is.
     bytes: Vec<Granule>,
     readers: Readers,
@@ -159,12 +167,12 @@ pub(super) struct Shadow {
 
 impl Shadow {
     pub fn new(bytes: usize) -> Shadow {
-        Shadow { granules: vec![FRESH; bytes.div_ceil(4)], bytes: Vec::new(), readers: Readers::new() }
+        Shadow { granules: Granules::new(bytes.div_ceil(4)), bytes: Vec::new(), readers: Readers::new() }
     }
 
     /// Forgets everything, for the next block.
     pub fn reset(&mut self) {
-        self.granules.fill(FRESH);
+        self.granules.reset();
         self.readers.clear();
     }
 
@@ -172,37 +180,37 @@ impl Shadow {
     #[inline]
     pub fn read(&mut self, agent: usize, clock: &Clock, offset: u32, len: u32, line: u32) -> Option<Trouble> {
         let now = Epoch::new(agent, clock.of(agent));
-        // Neighbours were mostly written by one operation: what was found of one holds for the next.
-        let mut known = Epoch::NEVER;
         let end = offset + len;
-        for g in offset / 4..end.div_ceil(4) {
+        let granules = offset / 4..end.div_ceil(4);
+        if (offset | end).is_multiple_of(4) && self.granules.read_alike(granules.clone(), now, clock, line) {
+            return None;
+        }
+        for g in granules {
             let wanted = covered(g, offset, end);
-            if wanted != 0xf || self.granules[g as usize].write == SPLIT {
+            let mut granule = self.granules.get(g);
+            if wanted != 0xf || granule.write == SPLIT {
                 let trouble = self.read_bytes(g, wanted, now, clock, line);
                 if trouble.is_some() {
                     return trouble;
                 }
                 continue;
             }
-            let granule = &mut self.granules[g as usize];
             // A race first: bytes that somebody unordered is still to write are that, not merely unset.
-            if granule.write != known {
-                if !granule.write.known_to(clock) {
-                    return Some(Trouble::Race(earlier(g, true, granule.write, granule.lines[0])));
-                }
-                known = granule.write;
+            if !granule.write.known_to(clock) {
+                return Some(Trouble::Race(earlier(g, true, granule.write, granule.lines[0])));
             }
             if granule.written != 0xf {
                 return Some(Trouble::Uninitialised(g * 4 + granule.written.trailing_ones()));
             }
             granule.note_read(&mut self.readers, g, now, clock, line);
+            self.granules.set(g, &granule);
         }
         None
     }
 
     /// The first byte of [offset, offset + len) that nobody ever wrote.
     pub fn unwritten(&self, offset: u32, len: u32) -> Option<u32> {
-        (offset..offset + len).find(|b| self.granules[(b / 4) as usize].written >> (b % 4) & 1 == 0)
+        (offset..offset + len).find(|b| self.granules.written(b / 4) >> (b % 4) & 1 == 0)
     }
 
     /// Notes a write of [offset, offset + len) and tells whom it races with.
@@ -216,38 +224,31 @@ impl Shadow {
         line: u32,
     ) -> Option<Earlier> {
         let now = Epoch::new(agent, clock.of(agent));
-        let (mut known, mut known_reads) = (Epoch::NEVER, [Epoch::NEVER; READERS]);
         let end = offset + len;
-        for g in offset / 4..end.div_ceil(4) {
+        let granules = offset / 4..end.div_ceil(4);
+        let alike = (offset | end).is_multiple_of(4) && self.readers.is_empty();
+        if alike && self.granules.write_alike(granules.clone(), now, clock, line) {
+            return None;
+        }
+        for g in granules {
             let wanted = covered(g, offset, end);
-            if wanted != 0xf || self.granules[g as usize].write == SPLIT {
+            let granule = self.granules.get(g);
+            if wanted != 0xf || granule.write == SPLIT {
                 let race = self.write_bytes(g, wanted, now, clock, line);
                 if race.is_some() {
                     return race;
                 }
                 continue;
             }
-            let granule = &mut self.granules[g as usize];
-            if granule.write != known {
-                if !granule.write.known_to(clock) {
-                    return Some(earlier(g, true, granule.write, granule.lines[0]));
-                }
-                known = granule.write;
+            if !granule.write.known_to(clock) {
+                return Some(earlier(g, true, granule.write, granule.lines[0]));
             }
-            if granule.reads != known_reads {
-                if let Some(read) = granule.reads.iter().find(|e| !e.known_to(clock)) {
-                    return Some(earlier(g, false, *read, granule.lines[1]));
-                }
-                known_reads = granule.reads;
-            }
-            if !self.readers.is_empty()
-                && let Some(more) = self.readers.remove(&g)
-                && let Some(read) = more.iter().find(|e| !e.known_to(clock))
-            {
+            let more = self.readers.remove(&g).unwrap_or_default();
+            if let Some(read) = granule.reads.iter().chain(&more).find(|e| !e.known_to(clock)) {
                 return Some(earlier(g, false, *read, granule.lines[1]));
             }
             let lines = [line, granule.lines[1]];
-            *granule = Granule { write: now, reads: [Epoch::NEVER; READERS], lines, written: 0xf };
+            self.granules.set(g, &Granule { write: now, lines, written: 0xf, ..FRESH });
         }
         None
     }
@@ -257,12 +258,12 @@ impl Shadow {
         if self.bytes.is_empty() {
             self.bytes = vec![FRESH; self.granules.len() * 4];
         }
-        let granule = &mut self.granules[g as usize];
+        let granule = self.granules.get(g);
         if granule.write == SPLIT {
             return;
         }
-        self.bytes[g as usize * 4..][..4].fill(*granule);
-        *granule = Granule { write: SPLIT, written: granule.written, ..FRESH };
+        self.bytes[g as usize * 4..][..4].fill(granule);
+        self.granules.set(g, &Granule { write: SPLIT, written: granule.written, ..FRESH });
         if let Some(more) = self.readers.remove(&g) {
             for byte in g * 4..g * 4 + 4 {
                 self.readers.insert(BYTE | byte, more.clone());
@@ -279,7 +280,7 @@ impl Shadow {
             if !entry.write.known_to(clock) {
                 return Some(Trouble::Race(earlier(BYTE | byte, true, entry.write, entry.lines[0])));
             }
-            if self.granules[g as usize].written >> (byte % 4) & 1 == 0 {
+            if self.granules.written(g) >> (byte % 4) & 1 == 0 {
                 return Some(Trouble::Uninitialised(byte));
             }
             entry.note_read(&mut self.readers, BYTE | byte, now, clock, line);
@@ -302,11 +303,11 @@ impl Shadow {
             }
             *entry = Granule { write: now, lines: [line, entry.lines[1]], ..FRESH };
         }
-        let granule = &mut self.granules[g as usize];
-        granule.written |= wanted;
-        if wanted == 0xf {
-            *granule = Granule { written: 0xf, ..self.bytes[g as usize * 4] };
-        }
+        let granule = match wanted {
+            0xf => Granule { written: 0xf, ..self.bytes[g as usize * 4] },
+            _ => Granule { write: SPLIT, written: self.granules.written(g) | wanted, ..FRESH },
+        };
+        self.granules.set(g, &granule);
         None
     }
 }
@@ -318,7 +319,7 @@ impl Granule {
         self.lines[1] = line;
         // Each agent has its usual place, so that the warps of a group do not push each other around.
         let usual = &mut self.reads[now.agent() % READERS];
-        let replaceable = |e: &Epoch| e.0 >> 26 == now.0 >> 26 || e.known_to(clock);
+        let replaceable = |e: &Epoch| e.replaceable_by(now, clock);
         if replaceable(usual) {
             *usual = now;
         } else {
@@ -378,7 +379,7 @@ mod tests {
         let mut clocks = vec![Clock::default(); READERS + 3];
         for (agent, clock) in clocks.iter_mut().enumerate() {
             clock.tick(agent);
-            shadow.granules[0].written = 0xf;
+            shadow.granules.written[0] = 0xf;
             assert_eq!(shadow.read(agent, clock, 0, 4, 1), None);
         }
         let last = clocks.len() - 1;
@@ -417,7 +418,7 @@ mod tests {
         let mut clocks = vec![Clock::default(); READERS + 3];
         for (agent, clock) in clocks.iter_mut().enumerate() {
             clock.tick(agent);
-            shadow.granules[1].written = 0xf;
+            shadow.granules.written[1] = 0xf;
             assert_eq!(shadow.read(agent, clock, 4, 4, 1), None);
         }
         let last = clocks.len() - 1;

@@ -54,8 +54,8 @@ pub(super) struct Warp {
     /// Bulk-store groups committed so far.
     pub bulk_group: u32,
     pub wgmma: Vec<Wgmma>,
-    /// Cells that an unwaited wgmma owns; empty almost always.
-    pub owned: Vec<u32>,
+    /// Cells that an unwaited wgmma owns, a bit each; empty almost always.
+    pub owned: Vec<u64>,
     /// Arrivals at `bar.warp.sync`.
     pub warp_barrier: u32,
     pub clock: Clock,

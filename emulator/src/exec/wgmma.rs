@@ -70,9 +70,11 @@ pub(super) unsafe fn issue(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
         ctx.warp.wgmma.push(issued);
     }
     if ctx.grid.settings.checks {
-        ctx.warp.owned.extend(&op.list[..op.writes as usize]);
-        ctx.warp.owned.sort_unstable();
-        ctx.warp.owned.dedup();
+        let owned = &mut ctx.warp.owned;
+        owned.resize(ctx.grid.program.cells as usize / 64 + 1, 0);
+        for cell in &op.list[..op.writes as usize] {
+            owned[*cell as usize / 64] |= 1 << (cell % 64);
+        }
     }
 }
 
@@ -282,16 +284,12 @@ impl Tile {
 
 /// Fails if an operation touches the accumulators of an unfinished wgmma.
 pub(super) fn check_owned(ctx: &mut Ctx<'_>, op: &Op) {
-    let mut touched = None;
-    for cell in [op.a, op.b, op.c].into_iter().chain(op.list.iter().copied()) {
-        if ctx.warp.owned.binary_search(&cell).is_ok() {
-            touched = Some(cell);
-        }
-    }
-    if !op.d_pred && ctx.warp.owned.binary_search(&op.d).is_ok() {
-        touched = Some(op.d);
-    }
-    if touched.is_some() {
+    let owned = |cell: &u32| {
+        // "No register" lies beyond every word.
+        ctx.warp.owned.get(*cell as usize / 64).is_some_and(|word| word >> (cell % 64) & 1 == 1)
+    };
+    let d = if op.d_pred { super::op::NONE } else { op.d };
+    if [op.a, op.b, op.c, d].iter().chain(&*op.list).any(owned) {
         let message = "an accumulator of a wgmma is touched before wgmma.wait_group";
         ctx.fail(op, Kind::WgmmaAccumulator, None, message);
     }
