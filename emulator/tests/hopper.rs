@@ -5,7 +5,8 @@ mod common;
 
 use common::{Params, bytes, download, ptx, schedules, upload};
 use cuda_emulator::exec::{Launch, Module};
-use cuda_emulator::num::small_float::{e4m3_to_f32, f32_to_bf16};
+use cuda_emulator::num::Rounding;
+use cuda_emulator::num::small_float::{e4m3_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use cuda_emulator::settings::Fp8Accumulation;
 use cuda_emulator::tensor::tensor_map::{Request, encode};
 use cuda_emulator::{Memory, Settings};
@@ -98,13 +99,8 @@ fn wgmma_takes_a_from_registers_and_negates_it() {
     let mut next = numbers(3);
     let mut small = || (0..64 * 16).map(|_| (next() % 17) as f32 - 8.0).collect::<Vec<f32>>();
     let (a, b) = (small(), small());
-    let half = |v: &[f32]| {
-        bytes(
-            &v.iter()
-                .map(|x| f32_to_bf16(*x, cuda_emulator::num::Rounding::Nearest, false))
-                .collect::<Vec<_>>(),
-        )
-    };
+    let half =
+        |v: &[f32]| bytes(&v.iter().map(|x| f32_to_bf16(*x, Rounding::Nearest, false)).collect::<Vec<_>>());
     let expected: Vec<f32> = (0..64 * 64)
         .map(|i| -(0..16).map(|k| a[i / 64 * 16 + k] * b[i % 64 * 16 + k]).sum::<f32>())
         .collect();
@@ -172,5 +168,41 @@ fn matrices_go_in_and_come_out_transposed() {
             .launch(&Launch::linear(1, 128), &params, &memory, &settings)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(download::<u16>(out, 256), expected, "{name}");
+    }
+}
+
+#[test]
+fn mma_sync_multiplies_bf16_and_f16() {
+    let module = module();
+    let mut next = numbers(11);
+    let mut small = |n: usize| (0..n).map(|_| (next() % 15) as f32 - 7.0).collect::<Vec<f32>>();
+    let (a, b, c) = (small(16 * 16), small(8 * 16), small(16 * 8));
+    let encode =
+        |v: &[f32]| bytes(&v.iter().map(|x| f32_to_bf16(*x, Rounding::Nearest, false)).collect::<Vec<_>>());
+    // What the same bits are as f16.
+    let as_f16 = |v: &[f32]| -> Vec<f32> {
+        v.iter().map(|x| f16_to_f32(f32_to_bf16(*x, Rounding::Nearest, false))).collect()
+    };
+    let product = |a: &[f32], b: &[f32]| -> Vec<f32> {
+        (0..128).map(|i| (0..16).map(|k| a[i / 8 * 16 + k] * b[i % 8 * 16 + k]).sum()).collect()
+    };
+    let sums: Vec<f32> = product(&a, &b).iter().zip(&c).map(|(p, c)| p + c).collect();
+    let halves = product(&as_f16(&a), &as_f16(&b));
+
+    let memory = Memory::new(64 << 20).unwrap();
+    let (at_a, at_b) = (upload(&memory, "A", &encode(&a)), upload(&memory, "B", &encode(&b)));
+    let (at_c, half) =
+        (upload(&memory, "C", &bytes(&c)), memory.arena().allocate(256, "half".into()).unwrap());
+    let params = Params::default().add(at_a).add(at_b).add(at_c).add(half).0;
+    module
+        .kernel("products")
+        .unwrap()
+        .launch(&Launch::linear(1, 32), &params, &memory, &Settings::default())
+        .unwrap();
+    assert_eq!(download::<f32>(at_c, 128), sums);
+    for (got, expected) in download::<u16>(half, 128).into_iter().zip(halves) {
+        let difference = (f16_to_f32(got) - expected).abs();
+        let step = f16_to_f32(f32_to_f16(expected, Rounding::Nearest, false)).abs() * 2f32.powi(-10);
+        assert!(difference <= step, "{} for {expected}", f16_to_f32(got));
     }
 }

@@ -200,3 +200,52 @@ fn every_mutant_is_caught_and_no_original() {
     assert!(missed.is_empty(), "missed: {missed:?}");
     assert!(odd.is_empty(), "caught by something else: {odd:#?}");
 }
+
+/// Faults of the program that launches a healthy kernel.
+#[test]
+fn faults_of_the_host_are_caught() {
+    let module = Module::load(&ptx("mutants.cu", &[]), &Memory::new(64 << 20).unwrap()).unwrap();
+    let program = module.kernel("reduce_0").unwrap();
+    let case = reduce();
+    let settings = Settings::default();
+    let launch = |launch: &Launch, prepare: &dyn Fn(&Memory, u64) -> (u64, usize)| {
+        let memory = Memory::new(64 << 20).unwrap();
+        let out = memory.arena().allocate(16, "out".into()).unwrap();
+        let x = memory.arena().allocate(4000, "x".into()).unwrap();
+        let (x, keep) = prepare(&memory, x);
+        let mut params = Params::default().add(x).add(out).add(1000i32).0;
+        params.truncate(keep);
+        program.launch(launch, &params, &memory, &settings).map(|_| ()).map_err(|f| f.kind)
+    };
+    let written = |memory: &Memory, x: u64| {
+        // SAFETY: freshly allocated with these many bytes.
+        unsafe { std::ptr::write_bytes(x as *mut u8, 0, 4000) };
+        memory.arena().mark_valid(x, 4000);
+    };
+    let healthy = |memory: &Memory, x: u64| {
+        written(memory, x);
+        (x, usize::MAX)
+    };
+    assert_eq!(launch(&case.launch, &healthy), Ok(()));
+    let freed = |memory: &Memory, x: u64| {
+        written(memory, x);
+        assert!(memory.arena().free(x));
+        (x, usize::MAX)
+    };
+    assert_eq!(launch(&case.launch, &freed), Err(Kind::UseAfterFree));
+    assert_eq!(launch(&case.launch, &|_, x| (x, usize::MAX)), Err(Kind::Uninitialised));
+    let nowhere = |memory: &Memory, x: u64| {
+        written(memory, x);
+        (0x1000, usize::MAX)
+    };
+    assert_eq!(launch(&case.launch, &nowhere), Err(Kind::OutOfBounds));
+    let short = |memory: &Memory, x: u64| {
+        written(memory, x);
+        (x, 16)
+    };
+    assert_eq!(launch(&case.launch, &short), Err(Kind::LaunchConfig));
+    let too_much = Launch { dynamic_shared: 232_448, ..case.launch };
+    assert_eq!(launch(&too_much, &healthy), Err(Kind::LaunchConfig));
+    let too_many = Launch { block: [512, 1, 1], ..case.launch };
+    assert_eq!(launch(&too_many, &healthy), Err(Kind::LaunchConfig));
+}

@@ -161,3 +161,22 @@ extern "C" __global__ void __launch_bounds__(128, 1) matrices(const uint32_t* in
   }
   asm volatile("griddepcontrol.launch_dependents;");
 }
+
+// C[16, 8] = A[16, 16]·B[8, 16]ᵀ + C by mma.sync: bf16 with f32 sums, and (in half) f16 with f16 sums.
+extern "C" __global__ void products(const uint32_t* a, const uint32_t* b, float* c, uint32_t* half) {
+  int lane = threadIdx.x, row = lane / 4, pair = lane % 4;
+  uint32_t r[4], s[2];
+  for (int i = 0; i < 4; ++i) r[i] = a[(row + i % 2 * 8) * 8 + pair + i / 2 * 4];
+  for (int i = 0; i < 2; ++i) s[i] = b[row * 8 + pair + i * 4];
+  float d[4];
+  for (int i = 0; i < 4; ++i) d[i] = c[(row + i / 2 * 8) * 8 + pair * 2 + i % 2];
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]), "r"(s[0]), "r"(s[1]));
+  for (int i = 0; i < 4; ++i) c[(row + i / 2 * 8) * 8 + pair * 2 + i % 2] = d[i];
+  // The same bits read as f16: small bf16 integers are ordinary f16 numbers, too.
+  uint32_t h[2] = {0, 0};
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, {%0,%1};"
+               : "+r"(h[0]), "+r"(h[1]) : "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]), "r"(s[0]), "r"(s[1]));
+  for (int i = 0; i < 2; ++i) half[(row + i * 8) * 4 + pair] = h[i];
+}
