@@ -176,11 +176,13 @@ fn execute(ctx: &mut Ctx<'_>, op: &Op, a: u64, b: u64, scale_d: bool, registers:
         panels.kept.len() - 1
     });
     let mut acc = std::mem::take(&mut panels.accumulator);
-    acc.clear();
     acc.resize(16 * columns, 0.0);
     let cells = &op.list[..op.writes as usize];
     if scale_d {
+        // Lowering counted the cells: they fill every element.
         accumulators(ctx, cells, columns, half, &mut acc);
+    } else {
+        acc.fill(0.0);
     }
     multiply(ctx, element, &a_panel[..16 * depth], &panels.kept[at].1, &mut acc, columns, depth);
     scatter(ctx, cells, columns, half, &acc);
