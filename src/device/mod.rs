@@ -32,6 +32,15 @@ pub trait Shape {
     fn cols(&self) -> usize;
 }
 
+/// How exactly a tensor is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// f32: sums that grow over the layers, and whatever ranks or samples are drawn from.
+    Full,
+    /// What the device multiplies with: f32 on the CPU, bf16 on a GPU.
+    Working,
+}
+
 /// The place in the forward pass that a watched tensor belongs to; small enough to be recorded by a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Site {
@@ -108,7 +117,7 @@ pub trait Device: Send + Sync + 'static {
     fn vector(&self, host: &[f32]) -> Result<Self::Vector>;
 
     /// A tensor for up to `max_rows` rows; it starts with none.
-    fn tensor(&self, max_rows: usize, cols: usize) -> Result<Self::Tensor>;
+    fn tensor(&self, max_rows: usize, cols: usize, precision: Precision) -> Result<Self::Tensor>;
 
     /// Copies all rows to host memory, row-major.
     fn read(&self, tensor: &Self::Tensor, out: &mut Vec<f32>) -> Result<()>;

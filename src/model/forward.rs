@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{ABSORB_UP_TO, Model, PREFILL_CHUNK};
 use crate::checkpoint::weights::{Attention, GatedMlp, Mlp, Query};
-use crate::device::{Device, Group, MlaCall, MlaForm, Routing, Shape, Site, Trip};
+use crate::device::{Device, Group, MlaCall, MlaForm, Precision, Routing, Shape, Site, Trip};
 use crate::error::{Error, NonFinite, Result};
 
 /// Watched modules whose rows are not simply the chunk's tokens.
@@ -36,20 +36,21 @@ impl<D: Device> Workspace<D> {
     pub(super) fn new(model: &Model<D>) -> Result<Self> {
         let (c, device) = (&model.config, &model.device);
         let a = &c.attention;
-        let tensor = |cols| device.tensor(PREFILL_CHUNK, cols);
+        let working = |cols| device.tensor(PREFILL_CHUNK, cols, Precision::Working);
+        let full = |cols| device.tensor(PREFILL_CHUNK, cols, Precision::Full);
         Ok(Workspace {
-            hidden: tensor(c.hidden_size)?,
-            normed: tensor(c.hidden_size)?,
-            update: tensor(c.hidden_size)?,
-            q_latent: tensor(a.q_lora_rank.unwrap_or(1))?,
-            q_normed: tensor(a.q_lora_rank.unwrap_or(1))?,
-            q: tensor(a.num_heads * a.qk_head_dim())?,
-            kv_a: tensor(a.cached_dim())?,
-            attended: tensor(a.num_heads * a.v_head_dim)?,
-            router_logits: tensor(c.moe.num_experts)?,
-            pairs: device.tensor(PREFILL_CHUNK * c.moe.top_k, c.hidden_size)?,
-            last: tensor(c.hidden_size)?,
-            logits: tensor(c.vocab_size)?,
+            hidden: full(c.hidden_size)?,
+            normed: working(c.hidden_size)?,
+            update: working(c.hidden_size)?,
+            q_latent: working(a.q_lora_rank.unwrap_or(1))?,
+            q_normed: working(a.q_lora_rank.unwrap_or(1))?,
+            q: working(a.num_heads * a.qk_head_dim())?,
+            kv_a: working(a.cached_dim())?,
+            attended: working(a.num_heads * a.v_head_dim)?,
+            router_logits: full(c.moe.num_experts)?,
+            pairs: device.tensor(PREFILL_CHUNK * c.moe.top_k, c.hidden_size, Precision::Working)?,
+            last: full(c.hidden_size)?,
+            logits: full(c.vocab_size)?,
             routing: vec![Routing::default(); c.num_layers],
             guard: D::Guard::default(),
         })

@@ -4,6 +4,7 @@ mod bench;
 mod emulate;
 mod fuzz;
 mod install;
+#[path = "../../build/toolchain.rs"]
 mod toolchain;
 #[cfg(test)]
 mod toolchain_tests;
@@ -38,6 +39,8 @@ enum Task {
         #[arg(long)]
         cutlass: bool,
     },
+    /// Writes src/device/cuda/params.rs anew from cuda/include/params.h.
+    Bindings,
     /// The fuzz targets, one after the other; fails on a finding. Needs cargo-fuzz and a nightly toolchain.
     Fuzz {
         /// For how long each target runs.
@@ -73,6 +76,11 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Test => test(),
         Task::Bench(Bench::Load { rounds }) => bench::load(rounds),
+        Task::Bindings => {
+            Toolchain::find_or_install()?;
+            let check = ["check", "--package", "abruzzi", "--lib", "--features", "cuda"];
+            run(command(&check).env("ABRUZZI_WRITE_BINDINGS", "1"))
+        }
         Task::Emulate { command } => emulate::run(&command),
         Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Ci => {

@@ -1,4 +1,4 @@
-//! The toolchain lookup. Beside `toolchain.rs`, not in it: that file is also part of build scripts and other tests.
+//! The toolchain lookup. Beside `build/toolchain.rs`, not in it: that file is also part of build scripts and other tests.
 
 use std::ffi::OsString;
 use std::fs;

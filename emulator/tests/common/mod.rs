@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-#[path = "../../../xtask/src/toolchain.rs"]
+#[path = "../../../build/toolchain.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with xtask, which uses all of it")]
 mod toolchain;
 

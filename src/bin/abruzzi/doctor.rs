@@ -62,7 +62,7 @@ struct Described {
 
 #[cfg(feature = "cuda")]
 fn gpus() -> anyhow::Result<Vec<Described>> {
-    let describe = |g: abruzzi::device::cuda::Gpu| {
+    let describe = |g: abruzzi::device::cuda::GpuDescription| {
         let (major, minor) = g.capability;
         Described {
             text: format!(

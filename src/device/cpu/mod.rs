@@ -13,7 +13,7 @@ use rayon::prelude::*;
 pub use attention::CpuKvCache;
 pub use simd::Isa;
 
-use super::{Device, Group, MlaCall, Routing, Shape, Site, Trip};
+use super::{Device, Group, MlaCall, Precision, Routing, Shape, Site, Trip};
 use crate::checkpoint::region::HostMatrix;
 use crate::checkpoint::weights::GatedMlp;
 use crate::config::{AttentionConfig, MoeConfig, RopeConfig};
@@ -122,7 +122,7 @@ impl Device for CpuDevice {
         Ok(host.into())
     }
 
-    fn tensor(&self, max_rows: usize, cols: usize) -> Result<CpuTensor> {
+    fn tensor(&self, max_rows: usize, cols: usize, _: Precision) -> Result<CpuTensor> {
         let mut data = Vec::new();
         data.try_reserve_exact(max_rows * cols).map_err(|_| Error::OutOfMemory {
             what: format!("activations of {max_rows} tokens"),

@@ -3,6 +3,28 @@
 //! With `ABRUZZI_EMULATE=1` the stand-in driver of the `cuda-emulator` crate takes its place. Types of the driver
 //! binding stay in this module.
 
+mod gpu;
+mod images;
+pub mod kernels;
+mod memory;
+#[allow(
+    dead_code,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    reason = "generated from a header that documents itself"
+)]
+#[rustfmt::skip]
+mod params;
+mod tensor;
+
+pub use gpu::Gpu;
+pub use memory::{Buffer, Slice, SliceMut};
+pub use tensor::{CudaMatrix, CudaTensor};
+
 use cudarc::driver::{CudaContext, DriverError, sys};
 
 use crate::error::{Error, Result};
@@ -10,7 +32,7 @@ use crate::error::{Error, Result};
 /// A GPU as the driver describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Gpu {
+pub struct GpuDescription {
     /// Product name.
     pub name: String,
     /// Compute capability, major and minor.
@@ -27,7 +49,7 @@ pub struct Gpu {
 ///
 /// # Errors
 /// [`Error::Cuda`] if there is a driver and it fails.
-pub fn gpus() -> Result<Vec<Gpu>> {
+pub fn gpus() -> Result<Vec<GpuDescription>> {
     // SAFETY: only looks for the library by its names; loading it runs the driver's own initialisers.
     if !unsafe { sys::is_culib_present() } {
         return Ok(Vec::new());
@@ -36,11 +58,11 @@ pub fn gpus() -> Result<Vec<Gpu>> {
     (0..count).map(|ordinal| describe(ordinal as usize)).collect()
 }
 
-fn describe(ordinal: usize) -> Result<Gpu> {
+fn describe(ordinal: usize) -> Result<GpuDescription> {
     let device = CudaContext::new(ordinal).map_err(failed("cuDevicePrimaryCtxRetain"))?;
     let (free, total) = device.mem_get_info().map_err(failed("cuMemGetInfo"))?;
     let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-    Ok(Gpu {
+    Ok(GpuDescription {
         name: device.name().map_err(failed("cuDeviceGetName"))?,
         capability: device.compute_capability().map_err(failed("cuDeviceGetAttribute"))?,
         memory: total as u64,
@@ -50,7 +72,15 @@ fn describe(ordinal: usize) -> Result<Gpu> {
 }
 
 fn failed(call: &'static str) -> impl FnOnce(DriverError) -> Error {
-    move |error| Error::Cuda { call, reason: format!("{error:?}") }
+    move |error| Error::Cuda { call, reason: describe_error(error) }
+}
+
+/// The driver's name for an error and its explanation.
+fn describe_error(error: DriverError) -> String {
+    match (error.error_name(), error.error_string()) {
+        (Ok(name), Ok(text)) => format!("{} ({})", name.to_string_lossy(), text.to_string_lossy()),
+        _ => format!("error {:?}", error.0),
+    }
 }
 
 /// Puts the stand-in driver in place of a real one if `ABRUZZI_EMULATE=1` asks for it. Call it before anything of

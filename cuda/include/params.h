@@ -1,0 +1,63 @@
+// The contract between host and device: what each kernel is given, once. Rust reads it through bindgen
+// (src/device/cuda/params.rs), device code includes it.
+//
+// Rules: fixed-width fields, addresses as uint64_t, widest first, no implicit padding; every kernel takes one struct as
+// `const __grid_constant__`; sizes are asserted here and again in Rust; cuda/echo.cu returns every field of every struct.
+// Rows of an activation tensor are `*_stride` elements apart; a stride is a multiple of 8 elements, so rows start on 16
+// bytes. Elements between `cols` and the stride are never read into a result.
+#pragma once
+
+#include <stdint.h>
+
+/// A CUtensorMap, opaque; TMA wants it on 64 bytes.
+struct alignas(64) TensorMap {
+  uint64_t words[16];
+};
+static_assert(sizeof(TensorMap) == 128, "as the driver defines it");
+
+/// How weights are stored; the numbers of the Rust enum `quant::Format`.
+enum WeightFormat : uint32_t {
+  WEIGHT_F32 = 0,
+  WEIGHT_F16 = 1,
+  WEIGHT_BF16 = 2,
+  /// e4m3 with an f32 scale per 128×128 block.
+  WEIGHT_FP8_BLOCK = 3,
+  /// Four bits, q + 8, eight to a word, with a bf16 scale per 32 columns of a row.
+  WEIGHT_INT4_GROUP32 = 4,
+};
+
+/// Element type of activations.
+enum ActivationType : uint32_t { ACTIVATION_BF16 = 0, ACTIVATION_F32 = 1 };
+
+/// A weight matrix [rows, cols], row-major, exactly as in the checkpoint.
+struct WeightMatrix {
+  /// Weights; aligned to 128 bytes.
+  uint64_t weight;
+  /// Scales, 0 for formats without; aligned to 128 bytes.
+  uint64_t scale;
+  uint32_t rows;
+  uint32_t cols;
+  /// A WeightFormat.
+  uint32_t format;
+  uint32_t reserved;
+};
+static_assert(sizeof(WeightMatrix) == 32, "no implicit padding");
+
+// ---- norm_rope.cu ------------------------------------------------------------------------------------------------
+
+/// out[r] = x[r] / √(mean(x[r]²) + eps) ⊙ weight. One block a row.
+struct RmsNormParams {
+  /// [rows, cols], f32 or bf16 by the kernel's name.
+  uint64_t x;
+  /// f32 [cols].
+  uint64_t weight;
+  /// bf16 [rows, cols].
+  uint64_t out;
+  uint32_t x_stride;
+  uint32_t out_stride;
+  uint32_t rows;
+  uint32_t cols;
+  float eps;
+  uint32_t reserved;
+};
+static_assert(sizeof(RmsNormParams) == 48, "no implicit padding");

@@ -1,0 +1,7 @@
+//! One safe function a kernel: it checks shapes, fills the parameter struct, launches. The kernels are in `cuda/`.
+//!
+//! Launchers return once the kernel is issued; what it does wrong shows at the next synchronisation. A wrong shape is a
+//! bug of the caller and panics, as indexing would.
+
+pub mod echo;
+pub mod norm;

@@ -1,0 +1,133 @@
+// Made from cuda/include/params.h by `cargo xtask bindings`; not to be edited.
+
+/// A CUtensorMap, opaque; TMA wants it on 64 bytes.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone)]
+pub struct TensorMap {
+    pub words: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TensorMap"][::core::mem::size_of::<TensorMap>() - 128usize];
+    ["Alignment of TensorMap"][::core::mem::align_of::<TensorMap>() - 64usize];
+    [
+        "Offset of field: TensorMap::words",
+    ][::core::mem::offset_of!(TensorMap, words) - 0usize];
+};
+impl Default for TensorMap {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+pub mod WeightFormat {
+    #[allow(unused_imports)]
+    use super::*;
+    /// How weights are stored; the numbers of the Rust enum `quant::Format`.
+    pub type Type = u32;
+    pub const WEIGHT_F32: Type = 0;
+    pub const WEIGHT_F16: Type = 1;
+    pub const WEIGHT_BF16: Type = 2;
+    /// e4m3 with an f32 scale per 128×128 block.
+    pub const WEIGHT_FP8_BLOCK: Type = 3;
+    /// Four bits, q + 8, eight to a word, with a bf16 scale per 32 columns of a row.
+    pub const WEIGHT_INT4_GROUP32: Type = 4;
+}
+pub mod ActivationType {
+    #[allow(unused_imports)]
+    use super::*;
+    /// Element type of activations.
+    pub type Type = u32;
+    pub const ACTIVATION_BF16: Type = 0;
+    pub const ACTIVATION_F32: Type = 1;
+}
+/// A weight matrix [rows, cols], row-major, exactly as in the checkpoint.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct WeightMatrix {
+    /// Weights; aligned to 128 bytes.
+    pub weight: u64,
+    /// Scales, 0 for formats without; aligned to 128 bytes.
+    pub scale: u64,
+    pub rows: u32,
+    pub cols: u32,
+    /// A WeightFormat.
+    pub format: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of WeightMatrix"][::core::mem::size_of::<WeightMatrix>() - 32usize];
+    ["Alignment of WeightMatrix"][::core::mem::align_of::<WeightMatrix>() - 8usize];
+    [
+        "Offset of field: WeightMatrix::weight",
+    ][::core::mem::offset_of!(WeightMatrix, weight) - 0usize];
+    [
+        "Offset of field: WeightMatrix::scale",
+    ][::core::mem::offset_of!(WeightMatrix, scale) - 8usize];
+    [
+        "Offset of field: WeightMatrix::rows",
+    ][::core::mem::offset_of!(WeightMatrix, rows) - 16usize];
+    [
+        "Offset of field: WeightMatrix::cols",
+    ][::core::mem::offset_of!(WeightMatrix, cols) - 20usize];
+    [
+        "Offset of field: WeightMatrix::format",
+    ][::core::mem::offset_of!(WeightMatrix, format) - 24usize];
+    [
+        "Offset of field: WeightMatrix::reserved",
+    ][::core::mem::offset_of!(WeightMatrix, reserved) - 28usize];
+};
+/// out[r] = x[r] / √(mean(x[r]²) + eps) ⊙ weight. One block a row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct RmsNormParams {
+    /// [rows, cols], f32 or bf16 by the kernel's name.
+    pub x: u64,
+    /// f32 [cols].
+    pub weight: u64,
+    /// bf16 [rows, cols].
+    pub out: u64,
+    pub x_stride: u32,
+    pub out_stride: u32,
+    pub rows: u32,
+    pub cols: u32,
+    pub eps: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormParams"][::core::mem::size_of::<RmsNormParams>() - 48usize];
+    ["Alignment of RmsNormParams"][::core::mem::align_of::<RmsNormParams>() - 8usize];
+    [
+        "Offset of field: RmsNormParams::x",
+    ][::core::mem::offset_of!(RmsNormParams, x) - 0usize];
+    [
+        "Offset of field: RmsNormParams::weight",
+    ][::core::mem::offset_of!(RmsNormParams, weight) - 8usize];
+    [
+        "Offset of field: RmsNormParams::out",
+    ][::core::mem::offset_of!(RmsNormParams, out) - 16usize];
+    [
+        "Offset of field: RmsNormParams::x_stride",
+    ][::core::mem::offset_of!(RmsNormParams, x_stride) - 24usize];
+    [
+        "Offset of field: RmsNormParams::out_stride",
+    ][::core::mem::offset_of!(RmsNormParams, out_stride) - 28usize];
+    [
+        "Offset of field: RmsNormParams::rows",
+    ][::core::mem::offset_of!(RmsNormParams, rows) - 32usize];
+    [
+        "Offset of field: RmsNormParams::cols",
+    ][::core::mem::offset_of!(RmsNormParams, cols) - 36usize];
+    [
+        "Offset of field: RmsNormParams::eps",
+    ][::core::mem::offset_of!(RmsNormParams, eps) - 40usize];
+    [
+        "Offset of field: RmsNormParams::reserved",
+    ][::core::mem::offset_of!(RmsNormParams, reserved) - 44usize];
+};

@@ -1,0 +1,284 @@
+//! Activations and weights in device memory, as kernel launchers take them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::bf16;
+
+use super::gpu::Gpu;
+use super::memory::Buffer;
+use super::params::{TensorMap, WeightMatrix};
+use crate::checkpoint::region::{HostMatrix, PART_ALIGN};
+use crate::device::{Precision, Shape};
+use crate::error::Result;
+use crate::quant::{Format, MatrixLayout, MatrixView};
+
+/// Elements that a row's length is rounded up to, so that every row begins on 16 bytes.
+const STRIDE: usize = 8;
+
+/// Activations [rows, cols], row-major, f32 or bf16.
+pub struct CudaTensor {
+    memory: Buffer<u8>,
+    precision: Precision,
+    rows: usize,
+    max_rows: usize,
+    cols: usize,
+}
+
+impl Shape for CudaTensor {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+}
+
+impl CudaTensor {
+    /// Room for `max_rows` rows; none are in use yet, and none is initialised.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], [`crate::Error::Cuda`].
+    pub fn new(gpu: &Gpu, max_rows: usize, cols: usize, precision: Precision) -> Result<CudaTensor> {
+        let bytes = max_rows * cols.next_multiple_of(STRIDE) * element_bytes(precision);
+        let memory = gpu.alloc(bytes, &format!("activations of {max_rows} tokens"))?;
+        Ok(CudaTensor { memory, precision, rows: 0, max_rows, cols })
+    }
+
+    /// A tensor holding `values` [rows, cols], rounded to the precision.
+    ///
+    /// # Errors
+    /// As [`CudaTensor::new`].
+    ///
+    /// # Panics
+    /// If `values` is not whole rows.
+    pub fn upload(gpu: &Gpu, cols: usize, precision: Precision, values: &[f32]) -> Result<CudaTensor> {
+        let rows = values.len() / cols;
+        assert_eq!(values.len(), rows * cols, "whole rows of {cols}");
+        let mut tensor = CudaTensor::new(gpu, rows, cols, precision)?;
+        tensor.resize(rows);
+        let mut host = vec![0u8; tensor.memory.len()];
+        let pitch = tensor.stride() * element_bytes(precision);
+        for (row, bytes) in values.chunks_exact(cols).zip(host.chunks_exact_mut(pitch)) {
+            match precision {
+                Precision::Full => bytes[..cols * 4].copy_from_slice(bytemuck::cast_slice(row)),
+                Precision::Working => {
+                    for (v, b) in row.iter().zip(bytes.chunks_exact_mut(2)) {
+                        b.copy_from_slice(&bf16::from_f32(*v).to_le_bytes());
+                    }
+                }
+            }
+        }
+        tensor.memory.all_mut().write(gpu, &host)?;
+        Ok(tensor)
+    }
+
+    /// The rows in use as f32, after everything issued before.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cuda`], also for what failed before.
+    pub fn download(&self, gpu: &Gpu, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        let pitch = self.stride() * element_bytes(self.precision);
+        let host = self.memory.slice(..self.rows * pitch).download(gpu)?;
+        for bytes in host.chunks_exact(pitch) {
+            match self.precision {
+                Precision::Full => out.extend(
+                    bytes[..self.cols * 4]
+                        .chunks_exact(4)
+                        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+                ),
+                Precision::Working => out.extend(
+                    bytes[..self.cols * 2]
+                        .chunks_exact(2)
+                        .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes `rows` rows into use; their content is about to be overwritten.
+    ///
+    /// # Panics
+    /// If there is no room for them.
+    pub fn resize(&mut self, rows: usize) {
+        assert!(rows <= self.max_rows, "{rows} rows, room for {}", self.max_rows);
+        self.rows = rows;
+    }
+
+    /// Rows there is room for.
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// Element type.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Elements from row to row.
+    pub fn stride(&self) -> usize {
+        self.cols.next_multiple_of(STRIDE)
+    }
+
+    /// First byte, as kernels take it.
+    pub fn address(&self) -> u64 {
+        self.memory.all().address()
+    }
+
+    /// The memory of all rows, padding included; for tests that poison it.
+    #[doc(hidden)]
+    pub fn memory_mut(&mut self) -> &mut Buffer<u8> {
+        &mut self.memory
+    }
+}
+
+fn element_bytes(precision: Precision) -> usize {
+    match precision {
+        Precision::Full => 4,
+        Precision::Working => 2,
+    }
+}
+
+/// A weight matrix in its checkpoint format, in memory shared with those beside it.
+#[derive(Clone)]
+pub struct CudaMatrix {
+    memory: Arc<Buffer<u8>>,
+    layout: MatrixLayout,
+    weight: Range<usize>,
+    scale: Range<usize>,
+}
+
+impl CudaMatrix {
+    /// Copies a matrix to the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], [`crate::Error::Cuda`].
+    pub fn upload(gpu: &Gpu, host: &HostMatrix) -> Result<CudaMatrix> {
+        let bytes = host.region.bytes();
+        CudaMatrix::from_parts(gpu, host.layout, &bytes[host.weight.clone()], &bytes[host.scale.clone()])
+    }
+
+    /// Copies a matrix to the device, given its weights and scales as the checkpoint has them.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], [`crate::Error::Cuda`].
+    ///
+    /// # Panics
+    /// If a part's length is not what the layout implies.
+    pub fn from_parts(gpu: &Gpu, layout: MatrixLayout, weight: &[u8], scale: &[u8]) -> Result<CudaMatrix> {
+        // Checks the lengths.
+        let _ = MatrixView::new(layout, weight, scale);
+        let scale_at = weight.len().next_multiple_of(PART_ALIGN);
+        let mut memory = gpu.alloc(scale_at + scale.len(), "a weight matrix")?;
+        memory.slice_mut(..weight.len()).write(gpu, weight)?;
+        memory.slice_mut(scale_at..).write(gpu, scale)?;
+        Ok(CudaMatrix {
+            memory: Arc::new(memory),
+            layout,
+            weight: 0..weight.len(),
+            scale: scale_at..scale_at + scale.len(),
+        })
+    }
+
+    /// Format and size.
+    pub fn layout(&self) -> MatrixLayout {
+        self.layout
+    }
+
+    /// The matrix as kernels take it.
+    pub(super) fn params(&self) -> WeightMatrix {
+        let scale = self.memory.slice(self.scale.clone());
+        WeightMatrix {
+            weight: self.memory.slice(self.weight.clone()).address(),
+            scale: if scale.is_empty() { 0 } else { scale.address() },
+            rows: self.layout.rows as u32,
+            cols: self.layout.cols as u32,
+            format: weight_format(self.layout.format),
+            reserved: 0,
+        }
+    }
+}
+
+/// The number `params.h` gives a format.
+pub(super) fn weight_format(format: Format) -> u32 {
+    use super::params::WeightFormat as F;
+    match format {
+        Format::F32 => F::WEIGHT_F32,
+        Format::F16 => F::WEIGHT_F16,
+        Format::Bf16 => F::WEIGHT_BF16,
+        Format::Fp8Block => F::WEIGHT_FP8_BLOCK,
+        Format::Int4Group32 => F::WEIGHT_INT4_GROUP32,
+    }
+}
+
+/// What TMA sees of a row-major matrix.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MapShape {
+    /// Element type.
+    pub element: MapElement,
+    /// Elements of a row, then rows, then planes (1 for a matrix).
+    pub extent: [u64; 3],
+    /// Bytes from row to row and from plane to plane; multiples of 16.
+    pub pitch: [u64; 2],
+    /// Elements, rows and planes of a box, each at most 256; a row of the box at most 128 bytes with the swizzle.
+    pub tile: [u32; 3],
+    /// 128-byte swizzle (for wgmma), or none.
+    pub swizzle: bool,
+}
+
+/// Element type of a tensor map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MapElement {
+    /// One byte: FP8 codes.
+    Byte,
+    /// bf16.
+    Bf16,
+    /// f32.
+    F32,
+}
+
+impl MapShape {
+    /// Encodes a 3-D tensor map over memory at `address` (aligned to 16 bytes).
+    ///
+    /// # Errors
+    /// [`crate::Error::Cuda`] if the driver refuses it.
+    pub fn encode(&self, address: u64) -> Result<TensorMap> {
+        use cudarc::driver::sys;
+        #[repr(C, align(64))]
+        struct Map(sys::CUtensorMap);
+        let mut map = Map(sys::CUtensorMap { opaque: [0; 16] });
+        let data_type = match self.element {
+            MapElement::Byte => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            MapElement::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            MapElement::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        };
+        let swizzle = if self.swizzle {
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B
+        } else {
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE
+        };
+        // SAFETY: every pointer is to a local of the length that rank 3 implies; the address is only recorded.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map.0,
+                data_type,
+                3,
+                address as *mut _,
+                self.extent.as_ptr(),
+                self.pitch.as_ptr(),
+                self.tile.as_ptr(),
+                [1u32; 3].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .map_err(super::failed("cuTensorMapEncodeTiled"))?;
+        Ok(TensorMap { words: map.0.opaque })
+    }
+}
