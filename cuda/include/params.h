@@ -61,3 +61,46 @@ struct RmsNormParams {
   uint32_t reserved;
 };
 static_assert(sizeof(RmsNormParams) == 48, "no implicit padding");
+
+// ---- Experts in slots (src/device/cuda/pool.rs) -------------------------------------------------------------------
+
+/// Where an expert is: a slot, and what its generation must be for the slot to hold that expert.
+struct SlotRef {
+  uint32_t slot;
+  uint32_t generation;
+};
+static_assert(sizeof(SlotRef) == 8, "no implicit padding");
+
+/// A matrix [rows, cols] of an expert: offsets in bytes from the start of its slot, each a multiple of 128.
+struct ExpertMatrix {
+  uint64_t weight;
+  uint64_t scale;
+  uint32_t rows;
+  uint32_t cols;
+};
+static_assert(sizeof(ExpertMatrix) == 24, "no implicit padding");
+
+/// The slots of a layer's experts. A kernel that finds generations[slot] != table[expert].generation leaves the smallest
+/// expert << 32 | slot in `stale` (atomicMin) and writes NaN for that expert's rows.
+struct ExpertSlots {
+  /// The first slot; slot s begins at pool + s · slot_bytes.
+  uint64_t pool;
+  /// A multiple of 4096.
+  uint64_t slot_bytes;
+  /// SlotRef [experts].
+  uint64_t table;
+  /// u32 [slots]: the generation each slot holds.
+  uint64_t generations;
+  /// One u64, all ones if no slot was stale.
+  uint64_t stale;
+  ExpertMatrix gate;
+  ExpertMatrix up;
+  ExpertMatrix down;
+  /// Entries of the table.
+  uint32_t experts;
+  uint32_t slots;
+  /// A WeightFormat, of all three matrices.
+  uint32_t format;
+  uint32_t reserved;
+};
+static_assert(sizeof(ExpertSlots) == 128, "no implicit padding");

@@ -149,6 +149,25 @@ impl Routing {
         }
     }
 
+    /// Decisions made elsewhere, by the same rules.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn from_parts(
+        top_k: usize,
+        ids: Vec<u32>,
+        weights: Vec<f32>,
+        sorted: Vec<u32>,
+        position: Vec<u32>,
+        offsets: Vec<u32>,
+        fault: Option<RoutingFault>,
+    ) -> Routing {
+        Routing { top_k, ids, weights, fault, sorted, position, offsets, scratch: Scratch::default() }
+    }
+
+    /// First sorted pair of each expert, and their number last, [experts + 1].
+    pub fn offsets(&self) -> &[u32] {
+        &self.offsets
+    }
+
     /// Experts a token.
     pub fn top_k(&self) -> usize {
         self.top_k

@@ -6,6 +6,7 @@
 mod gpu;
 mod images;
 pub mod kernels;
+mod kv;
 mod memory;
 #[allow(
     dead_code,
@@ -19,10 +20,15 @@ mod memory;
 )]
 #[rustfmt::skip]
 mod params;
+mod pool;
+mod routing;
 mod tensor;
 
 pub use gpu::Gpu;
+pub use kv::{CudaKvCache, KvPages};
 pub use memory::{Buffer, Slice, SliceMut};
+pub use pool::ExpertPool;
+pub use routing::CudaRouting;
 pub use tensor::{CudaMatrix, CudaTensor};
 
 use cudarc::driver::{CudaContext, DriverError, sys};

@@ -131,3 +131,111 @@ const _: () = {
         "Offset of field: RmsNormParams::reserved",
     ][::core::mem::offset_of!(RmsNormParams, reserved) - 44usize];
 };
+/// Where an expert is: a slot, and what its generation must be for the slot to hold that expert.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct SlotRef {
+    pub slot: u32,
+    pub generation: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SlotRef"][::core::mem::size_of::<SlotRef>() - 8usize];
+    ["Alignment of SlotRef"][::core::mem::align_of::<SlotRef>() - 4usize];
+    ["Offset of field: SlotRef::slot"][::core::mem::offset_of!(SlotRef, slot) - 0usize];
+    [
+        "Offset of field: SlotRef::generation",
+    ][::core::mem::offset_of!(SlotRef, generation) - 4usize];
+};
+/// A matrix [rows, cols] of an expert: offsets in bytes from the start of its slot, each a multiple of 128.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct ExpertMatrix {
+    pub weight: u64,
+    pub scale: u64,
+    pub rows: u32,
+    pub cols: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertMatrix"][::core::mem::size_of::<ExpertMatrix>() - 24usize];
+    ["Alignment of ExpertMatrix"][::core::mem::align_of::<ExpertMatrix>() - 8usize];
+    [
+        "Offset of field: ExpertMatrix::weight",
+    ][::core::mem::offset_of!(ExpertMatrix, weight) - 0usize];
+    [
+        "Offset of field: ExpertMatrix::scale",
+    ][::core::mem::offset_of!(ExpertMatrix, scale) - 8usize];
+    [
+        "Offset of field: ExpertMatrix::rows",
+    ][::core::mem::offset_of!(ExpertMatrix, rows) - 16usize];
+    [
+        "Offset of field: ExpertMatrix::cols",
+    ][::core::mem::offset_of!(ExpertMatrix, cols) - 20usize];
+};
+/** The slots of a layer's experts. A kernel that finds generations[slot] != table[expert].generation leaves the smallest
+ expert << 32 | slot in `stale` (atomicMin) and writes NaN for that expert's rows.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct ExpertSlots {
+    /// The first slot; slot s begins at pool + s · slot_bytes.
+    pub pool: u64,
+    /// A multiple of 4096.
+    pub slot_bytes: u64,
+    /// SlotRef [experts].
+    pub table: u64,
+    /// u32 [slots]: the generation each slot holds.
+    pub generations: u64,
+    /// One u64, all ones if no slot was stale.
+    pub stale: u64,
+    pub gate: ExpertMatrix,
+    pub up: ExpertMatrix,
+    pub down: ExpertMatrix,
+    /// Entries of the table.
+    pub experts: u32,
+    pub slots: u32,
+    /// A WeightFormat, of all three matrices.
+    pub format: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertSlots"][::core::mem::size_of::<ExpertSlots>() - 128usize];
+    ["Alignment of ExpertSlots"][::core::mem::align_of::<ExpertSlots>() - 8usize];
+    [
+        "Offset of field: ExpertSlots::pool",
+    ][::core::mem::offset_of!(ExpertSlots, pool) - 0usize];
+    [
+        "Offset of field: ExpertSlots::slot_bytes",
+    ][::core::mem::offset_of!(ExpertSlots, slot_bytes) - 8usize];
+    [
+        "Offset of field: ExpertSlots::table",
+    ][::core::mem::offset_of!(ExpertSlots, table) - 16usize];
+    [
+        "Offset of field: ExpertSlots::generations",
+    ][::core::mem::offset_of!(ExpertSlots, generations) - 24usize];
+    [
+        "Offset of field: ExpertSlots::stale",
+    ][::core::mem::offset_of!(ExpertSlots, stale) - 32usize];
+    [
+        "Offset of field: ExpertSlots::gate",
+    ][::core::mem::offset_of!(ExpertSlots, gate) - 40usize];
+    [
+        "Offset of field: ExpertSlots::up",
+    ][::core::mem::offset_of!(ExpertSlots, up) - 64usize];
+    [
+        "Offset of field: ExpertSlots::down",
+    ][::core::mem::offset_of!(ExpertSlots, down) - 88usize];
+    [
+        "Offset of field: ExpertSlots::experts",
+    ][::core::mem::offset_of!(ExpertSlots, experts) - 112usize];
+    [
+        "Offset of field: ExpertSlots::slots",
+    ][::core::mem::offset_of!(ExpertSlots, slots) - 116usize];
+    [
+        "Offset of field: ExpertSlots::format",
+    ][::core::mem::offset_of!(ExpertSlots, format) - 120usize];
+    [
+        "Offset of field: ExpertSlots::reserved",
+    ][::core::mem::offset_of!(ExpertSlots, reserved) - 124usize];
+};
