@@ -5,7 +5,7 @@
 //! documentation. Activations are matrices [rows, cols] with one row a token. Operations size their outputs
 //! themselves, so a workspace made for the largest batch serves every smaller one.
 //!
-//! A device knows matrices, not experts: which matrices a group of tokens is multiplied with is decided above.
+//! A device knows pools of gated MLPs, not where they come from or which should be there: that is decided above.
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -16,6 +16,7 @@ pub use routing::{Routing, RoutingFault};
 
 use std::ops::Range;
 
+use crate::checkpoint::ExpertRecords;
 use crate::checkpoint::region::HostMatrix;
 use crate::checkpoint::weights::GatedMlp;
 use crate::config::{AttentionConfig, MoeConfig, RopeConfig};
@@ -83,15 +84,6 @@ pub struct MlaCall<'a> {
     pub form: MlaForm,
 }
 
-/// The tokens one gated MLP is applied to, as positions in [`Routing::sorted_pairs`].
-#[derive(Debug, Clone)]
-pub struct Group<'a, M> {
-    /// Its weights.
-    pub mlp: &'a GatedMlp<M>,
-    /// Rows of the pair tensor it fills: consecutive positions of the expert-sorted pairs.
-    pub pairs: Range<usize>,
-}
-
 /// A backend of the forward pass.
 ///
 /// Matrices multiply as y = W·x with x and y rows of tensors, accumulated in f32.
@@ -104,8 +96,12 @@ pub trait Device: Send + Sync + 'static {
     type Vector: Send + Sync;
     /// Key/value cache of one sequence, all layers.
     type KvCache: Send;
+    /// The gated MLPs of a layer's routed experts.
+    type Pool: Send + Sync;
+    /// Which experts a batch of tokens goes to.
+    type Routing: Send;
     /// Remembers the first non-finite value among watched tensors.
-    type Guard: Send + Default;
+    type Guard: Send;
 
     /// Runs `work` where the device's operations are cheapest to issue (on its threads, in its context).
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
@@ -115,6 +111,9 @@ pub trait Device: Send + Sync + 'static {
 
     /// Brings a vector to the device.
     fn vector(&self, host: &[f32]) -> Result<Self::Vector>;
+
+    /// Brings all routed experts of a layer to the device; host devices share the memory.
+    fn pool(&self, records: &ExpertRecords) -> Result<Self::Pool>;
 
     /// A tensor for up to `max_rows` rows; it starts with none.
     fn tensor(&self, max_rows: usize, cols: usize, precision: Precision) -> Result<Self::Tensor>;
@@ -130,6 +129,18 @@ pub trait Device: Send + Sync + 'static {
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; what the cache held stays.
     fn kv_reserve(&self, cache: &mut Self::KvCache, tokens: usize) -> Result<()>;
+
+    /// Room for the routing of up to `max_tokens` tokens.
+    fn routing(&self, max_tokens: usize, moe: &MoeConfig) -> Result<Self::Routing>;
+
+    /// Copies a routing to host memory.
+    fn read_routing(&self, routing: &Self::Routing, out: &mut Routing) -> Result<()>;
+
+    /// The first layer with a token whose scores could not fill its top-k. Layers without experts have no routing.
+    fn routing_fault(&self, layers: &[Option<Self::Routing>]) -> Result<Option<(usize, RoutingFault)>>;
+
+    /// A guard that has seen nothing.
+    fn guard(&self) -> Result<Self::Guard>;
 
     /// out\[i\] = table[ids\[i\]]. Ids are below the table's rows.
     fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
@@ -148,6 +159,19 @@ pub trait Device: Send + Sync + 'static {
 
     /// sum += x, elementwise.
     fn add(&self, x: &Self::Tensor, sum: &mut Self::Tensor) -> Result<()>;
+
+    /// [`Device::add`], then [`Device::rms_norm`] of the sum.
+    fn add_rms_norm(
+        &self,
+        x: &Self::Tensor,
+        sum: &mut Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.add(x, sum)?;
+        self.rms_norm(sum, weight, eps, out)
+    }
 
     /// out = down·(silu(gate·x) ⊙ (up·x)), silu(z) = z / (1 + e^-z).
     fn gated_mlp(&self, x: &Self::Tensor, mlp: &GatedMlp<Self::Matrix>, out: &mut Self::Tensor)
@@ -202,20 +226,20 @@ pub trait Device: Send + Sync + 'static {
         logits: &Self::Tensor,
         bias: &Self::Vector,
         moe: &MoeConfig,
-        routing: &mut Routing,
+        routing: &mut Self::Routing,
     ) -> Result<()>;
 
-    /// pairs\[p\] = mlp(x[token of sorted pair p]) for every group, not yet weighted.
+    /// pairs\[p\] = mlp(x[token of sorted pair p]) with the MLP of that pair's expert, not yet weighted.
     fn experts(
         &self,
         x: &Self::Tensor,
-        groups: &[Group<'_, Self::Matrix>],
-        routing: &Routing,
+        pool: &Self::Pool,
+        routing: &Self::Routing,
         pairs: &mut Self::Tensor,
     ) -> Result<()>;
 
     /// sum\[t\] += Σⱼ weight[t, j] · pairs[position of pair (t, j)], j in rank order.
-    fn combine(&self, pairs: &Self::Tensor, routing: &Routing, sum: &mut Self::Tensor) -> Result<()>;
+    fn combine(&self, pairs: &Self::Tensor, routing: &Self::Routing, sum: &mut Self::Tensor) -> Result<()>;
 
     /// Notes the first NaN or infinity of `x` in the guard, unless it already holds one.
     fn watch(&self, x: &Self::Tensor, site: Site, guard: &mut Self::Guard) -> Result<()>;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{ABSORB_UP_TO, Model, PREFILL_CHUNK};
 use crate::checkpoint::weights::{Attention, GatedMlp, Mlp, Query};
-use crate::device::{Device, Group, MlaCall, MlaForm, Precision, Routing, Shape, Site, Trip};
+use crate::device::{Device, MlaCall, MlaForm, Precision, Routing, Shape, Site, Trip};
 use crate::error::{Error, NonFinite, Result};
 
 /// Watched modules whose rows are not simply the chunk's tokens.
@@ -28,7 +28,8 @@ pub(super) struct Workspace<D: Device> {
     pairs: D::Tensor,
     last: D::Tensor,
     pub(super) logits: D::Tensor,
-    pub(super) routing: Vec<Routing>,
+    /// By layer; none in dense ones.
+    routing: Vec<Option<D::Routing>>,
     guard: D::Guard,
 }
 
@@ -37,6 +38,10 @@ impl<D: Device> Workspace<D> {
         let (c, device) = (&model.config, &model.device);
         let a = &c.attention;
         let working = |cols| device.tensor(PREFILL_CHUNK, cols, Precision::Working);
+        let routing = |layer: usize| match &model.weights.layers[layer].mlp {
+            Mlp::Dense(_) => Ok(None),
+            Mlp::Experts { .. } => device.routing(PREFILL_CHUNK, &c.moe).map(Some),
+        };
         let full = |cols| device.tensor(PREFILL_CHUNK, cols, Precision::Full);
         Ok(Workspace {
             hidden: full(c.hidden_size)?,
@@ -51,8 +56,8 @@ impl<D: Device> Workspace<D> {
             pairs: device.tensor(PREFILL_CHUNK * c.moe.top_k, c.hidden_size, Precision::Working)?,
             last: full(c.hidden_size)?,
             logits: full(c.vocab_size)?,
-            routing: vec![Routing::default(); c.num_layers],
-            guard: D::Guard::default(),
+            routing: (0..c.num_layers).map(routing).collect::<Result<_>>()?,
+            guard: device.guard()?,
         })
     }
 }
@@ -80,10 +85,9 @@ impl<D: Device> Model<D> {
             }
             device.rms_norm(&work.hidden, &layer.input_norm, self.config.rms_norm_eps, &mut work.normed)?;
             self.attention(work, cache, l, &layer.attention, start)?;
-            device.add(&work.update, &mut work.hidden)?;
-
-            device.rms_norm(
-                &work.hidden,
+            device.add_rms_norm(
+                &work.update,
+                &mut work.hidden,
                 &layer.post_attention_norm,
                 self.config.rms_norm_eps,
                 &mut work.normed,
@@ -103,7 +107,7 @@ impl<D: Device> Model<D> {
 
         self.head(work, head.clone())?;
         match device.tripped(&mut work.guard)? {
-            Some(trip) => Err(locate(trip, start, &head, &work.routing).into()),
+            Some(trip) => Err(self.locate(trip, start, &head, work)?.into()),
             None => self.check_routing(work, start),
         }
     }
@@ -160,16 +164,11 @@ impl<D: Device> Model<D> {
         let site = |module| Site { layer: Some(layer), module };
         device.linear(&work.normed, router, &mut work.router_logits)?;
         device.watch(&work.router_logits, site("mlp.gate"), &mut work.guard)?;
-        let routing = &mut work.routing[layer];
+        let (Some(routing), Some(pool)) = (&mut work.routing[layer], &self.experts[layer]) else {
+            unreachable!("a layer of experts has a pool of them, and a routing");
+        };
         device.route(&work.router_logits, bias, &self.config.moe, routing)?;
-
-        let groups: Vec<Group<'_, D::Matrix>> = self.experts[layer]
-            .iter()
-            .enumerate()
-            .map(|(e, mlp)| Group { mlp, pairs: routing.pairs_of(e) })
-            .filter(|group| !group.pairs.is_empty())
-            .collect();
-        device.experts(&work.normed, &groups, routing, &mut work.pairs)?;
+        device.experts(&work.normed, pool, routing, &mut work.pairs)?;
         device.watch(&work.pairs, site(EXPERTS), &mut work.guard)?;
         device.combine(&work.pairs, routing, &mut work.hidden)?;
 
@@ -192,8 +191,7 @@ impl<D: Device> Model<D> {
 
     /// Scores that could not fill top-k mean damaged router weights even if every logit was finite.
     fn check_routing(&self, work: &Workspace<D>, start: usize) -> Result<()> {
-        let fault = work.routing.iter().enumerate().find_map(|(l, r)| Some((l, r.fault()?)));
-        match fault {
+        match self.device.routing_fault(&work.routing)? {
             None => Ok(()),
             Some((layer, fault)) => Err(NonFinite {
                 layer: Some(layer),
@@ -205,19 +203,27 @@ impl<D: Device> Model<D> {
             .into()),
         }
     }
-}
 
-/// Turns the device's record into an error with names: a row of the pair tensor has an expert, a row of the head's
-/// output is one of the rows it was given.
-fn locate(trip: Trip, start: usize, head: &Range<usize>, routing: &[Routing]) -> NonFinite {
-    let Site { layer, module } = trip.site;
-    let (token, expert) = match (module, layer) {
-        (EXPERTS, Some(l)) => {
-            let (token, expert) = routing[l].pair(trip.row);
-            (token, Some(expert))
-        }
-        (HEAD, _) => (head.start + trip.row, None),
-        _ => (trip.row, None),
-    };
-    NonFinite { layer, expert, tensor: module.to_owned(), row: start + token, column: trip.col }
+    /// Turns the device's record into an error with names: a row of the pair tensor has an expert, a row of the head's
+    /// output is one of the rows it was given.
+    fn locate(
+        &self,
+        trip: Trip,
+        start: usize,
+        head: &Range<usize>,
+        work: &Workspace<D>,
+    ) -> Result<NonFinite> {
+        let Site { layer, module } = trip.site;
+        let (token, expert) = match (module, layer.and_then(|l| work.routing[l].as_ref())) {
+            (EXPERTS, Some(routing)) => {
+                let mut host = Routing::default();
+                self.device.read_routing(routing, &mut host)?;
+                let (token, expert) = host.pair(trip.row);
+                (token, Some(expert))
+            }
+            (HEAD, _) => (head.start + trip.row, None),
+            _ => (trip.row, None),
+        };
+        Ok(NonFinite { layer, expert, tensor: module.to_owned(), row: start + token, column: trip.col })
+    }
 }

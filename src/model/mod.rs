@@ -8,10 +8,10 @@ mod forward;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::checkpoint::LoadedWeights;
-use crate::checkpoint::weights::{GatedMlp, Weights};
+use crate::checkpoint::weights::Weights;
+use crate::checkpoint::{ExpertRecords, LoadedWeights};
 use crate::config::ModelConfig;
-use crate::device::{Device, Routing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 
 /// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size. Large enough that decoding
@@ -27,8 +27,8 @@ pub struct Model<D: Device> {
     config: ModelConfig,
     device: D,
     weights: Weights<D::Matrix, D::Vector>,
-    /// Per layer, the routed experts; empty in dense layers.
-    experts: Vec<Vec<GatedMlp<D::Matrix>>>,
+    /// Per layer, the routed experts; none in dense layers.
+    experts: Vec<Option<D::Pool>>,
 }
 
 /// Which logits a forward pass is to return.
@@ -48,17 +48,8 @@ impl<D: Device> Model<D> {
     pub fn new(config: ModelConfig, device: D, loaded: &LoadedWeights) -> Result<Model<D>> {
         let weights =
             loaded.trunk.try_map::<_, _, Error>(&mut |m| device.matrix(m), &mut |v| device.vector(v))?;
-        let mut experts = Vec::with_capacity(config.num_layers);
-        for records in &loaded.experts {
-            let count = records.as_ref().map_or(0, |r| r.count());
-            let mut layer = Vec::with_capacity(count);
-            if let Some(records) = records {
-                for e in 0..count {
-                    layer.push(records.expert(e).try_map::<_, Error>(|m| device.matrix(m))?);
-                }
-            }
-            experts.push(layer);
-        }
+        let pool = |records: &Option<ExpertRecords>| records.as_ref().map(|r| device.pool(r)).transpose();
+        let experts = loaded.experts.iter().map(pool).collect::<Result<_>>()?;
         Ok(Model { config, device, weights, experts })
     }
 
@@ -150,10 +141,5 @@ impl<D: Device> Sequence<D> {
         result?;
         self.len = start + tokens.len();
         Ok(&self.logits)
-    }
-
-    /// The routing of the last chunk, per layer; dense layers hold an empty one.
-    pub fn routing(&self) -> &[Routing] {
-        &self.work.routing
     }
 }

@@ -13,7 +13,8 @@ use rayon::prelude::*;
 pub use attention::CpuKvCache;
 pub use simd::Isa;
 
-use super::{Device, Group, MlaCall, Precision, Routing, Shape, Site, Trip};
+use super::{Device, MlaCall, Precision, Routing, RoutingFault, Shape, Site, Trip};
+use crate::checkpoint::ExpertRecords;
 use crate::checkpoint::region::HostMatrix;
 use crate::checkpoint::weights::GatedMlp;
 use crate::config::{AttentionConfig, MoeConfig, RopeConfig};
@@ -108,6 +109,8 @@ impl Device for CpuDevice {
     type Matrix = HostMatrix;
     type Vector = Box<[f32]>;
     type KvCache = CpuKvCache;
+    type Pool = Vec<GatedMlp<HostMatrix>>;
+    type Routing = Routing;
     type Guard = Option<Trip>;
 
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
@@ -120,6 +123,10 @@ impl Device for CpuDevice {
 
     fn vector(&self, host: &[f32]) -> Result<Box<[f32]>> {
         Ok(host.into())
+    }
+
+    fn pool(&self, records: &ExpertRecords) -> Result<Vec<GatedMlp<HostMatrix>>> {
+        Ok((0..records.count()).map(|e| records.expert(e)).collect())
     }
 
     fn tensor(&self, max_rows: usize, cols: usize, _: Precision) -> Result<CpuTensor> {
@@ -144,6 +151,23 @@ impl Device for CpuDevice {
 
     fn kv_reserve(&self, cache: &mut CpuKvCache, tokens: usize) -> Result<()> {
         cache.reserve(tokens)
+    }
+
+    fn routing(&self, _: usize, _: &MoeConfig) -> Result<Routing> {
+        Ok(Routing::default())
+    }
+
+    fn read_routing(&self, routing: &Routing, out: &mut Routing) -> Result<()> {
+        out.clone_from(routing);
+        Ok(())
+    }
+
+    fn routing_fault(&self, layers: &[Option<Routing>]) -> Result<Option<(usize, RoutingFault)>> {
+        Ok(layers.iter().enumerate().find_map(|(l, routing)| Some((l, routing.as_ref()?.fault()?))))
+    }
+
+    fn guard(&self) -> Result<Option<Trip>> {
+        Ok(None)
     }
 
     fn embed(&self, table: &HostMatrix, ids: &[u32], out: &mut CpuTensor) -> Result<()> {
@@ -259,26 +283,27 @@ impl Device for CpuDevice {
     fn experts(
         &self,
         x: &CpuTensor,
-        groups: &[Group<'_, HostMatrix>],
+        pool: &Vec<GatedMlp<HostMatrix>>,
         routing: &Routing,
         pairs: &mut CpuTensor,
     ) -> Result<()> {
         let cols = pairs.cols;
         let mut rest = pairs.resize(routing.sorted_pairs().len());
-        let mut at = 0;
-        let mut outputs = Vec::with_capacity(groups.len());
-        for group in groups {
-            let (_, from_group) = std::mem::take(&mut rest).split_at_mut((group.pairs.start - at) * cols);
-            let (out, later) = from_group.split_at_mut(group.pairs.len() * cols);
-            outputs.push((group, out));
-            (rest, at) = (later, group.pairs.end);
+        let mut groups = Vec::new();
+        for (expert, mlp) in pool.iter().enumerate() {
+            let of_expert = routing.pairs_of(expert);
+            if !of_expert.is_empty() {
+                let (out, later) = rest.split_at_mut(of_expert.len() * cols);
+                groups.push((of_expert, mlp, out));
+                rest = later;
+            }
         }
-        outputs.into_par_iter().for_each(|(group, out)| {
-            let mut gathered = Vec::with_capacity(group.pairs.len() * x.cols);
-            for pair in group.pairs.clone() {
+        groups.into_par_iter().for_each(|(of_expert, mlp, out)| {
+            let mut gathered = Vec::with_capacity(of_expert.len() * x.cols);
+            for pair in of_expert {
                 gathered.extend_from_slice(x.row(routing.pair(pair).0));
             }
-            self.gated(&gathered, group.mlp, out);
+            self.gated(&gathered, mlp, out);
         });
         Ok(())
     }
