@@ -37,47 +37,16 @@ Write the logits of given token ids to a safetensors file
 Usage: abruzzi logits [OPTIONS] --tokens <IDS> --out <FILE>
 
 Options:
-  -m, --model <DIR>
-          Checkpoint folder [default: the demo model]
-
-          [env: ABRUZZI_MODEL=]
-
-      --device <DEVICE>
-          Where to compute
-
-          Possible values:
-          - auto: The best this build and machine have
-          - cpu:  The processor
-
-          [env: ABRUZZI_DEVICE=]
-          [default: auto]
-
-  -t, --threads <THREADS>
-          Worker threads; 0 takes one per core
-
-          [env: ABRUZZI_THREADS=]
-          [default: 0]
-
-      --tokens <IDS>
-          Token ids, separated by commas
-
-          [env: ABRUZZI_TOKENS=]
-
-  -o, --out <FILE>
-          The file to write
-
-          [env: ABRUZZI_OUT=]
-
-      --step
-          Decode token by token through the cache instead of one prefill
-
-          [env: ABRUZZI_STEP=]
-
-  -h, --help
-          Print help (see a summary with '-h')
-
-  -V, --version
-          Print version
+  -m, --model <DIR>        Checkpoint folder [default: the demo model] [env: ABRUZZI_MODEL=]
+      --device <DEVICE>    Where to compute: `auto`, `cpu`, `cuda` or `cuda:N` [env:
+                           ABRUZZI_DEVICE=] [default: auto]
+  -t, --threads <THREADS>  Worker threads; 0 takes one per core [env: ABRUZZI_THREADS=] [default: 0]
+      --tokens <IDS>       Token ids, separated by commas [env: ABRUZZI_TOKENS=]
+  -o, --out <FILE>         The file to write [env: ABRUZZI_OUT=]
+      --step               Decode token by token through the cache instead of one prefill [env:
+                           ABRUZZI_STEP=]
+  -h, --help               Print help
+  -V, --version            Print version
 
 Example:
   abruzzi logits --tokens 5,6,7 --out logits.safetensors     one f32 tensor `logits` [tokens, vocab]

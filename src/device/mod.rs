@@ -103,6 +103,9 @@ pub trait Device: Send + Sync + 'static {
     /// Remembers the first non-finite value among watched tensors.
     type Guard: Send;
 
+    /// What computes and where the weights are, in words.
+    fn placement(&self) -> String;
+
     /// Runs `work` where the device's operations are cheapest to issue (on its threads, in its context).
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 

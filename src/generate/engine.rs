@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::session::{CancelToken, Session, SessionOptions};
-use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, SkippedTensors};
+use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, LoadedWeights, SkippedTensors};
 use crate::config::ModelConfig;
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::{CudaDevice, Gpu};
 use crate::error::{Error, Result};
 use crate::model::{Logits, Model, Sequence};
 use crate::tokenizer::{ChatTemplate, Message, Tokenizer};
@@ -22,6 +24,8 @@ pub enum DeviceChoice {
     Auto,
     /// The processor.
     Cpu,
+    /// The GPU of this number, counted from 0; needs a build with the feature `cuda`.
+    Cuda(usize),
 }
 
 /// A sequence of tokens on some device: what a session needs of a [`Sequence`], with the device's type erased.
@@ -52,7 +56,7 @@ trait AnyModel: Send + Sync {
     fn placement(&self) -> String;
 }
 
-impl AnyModel for Model<CpuDevice> {
+impl<D: Device> AnyModel for Model<D> {
     fn config(&self) -> &ModelConfig {
         Model::config(self)
     }
@@ -62,14 +66,14 @@ impl AnyModel for Model<CpuDevice> {
     }
 
     fn placement(&self) -> String {
-        let cpu = self.device();
-        format!("CPU, {} threads, {}; all experts in host memory", cpu.threads(), cpu.isa().name())
+        self.device().placement()
     }
 }
 
 /// What an engine and its sessions share.
 pub(super) struct Inner {
     model: Arc<dyn AnyModel>,
+    fallback: Option<String>,
     tokenizer: Result<Tokenizer, Unusable>,
     template: Result<ChatTemplate, Unusable>,
     stop_ids: Vec<u32>,
@@ -175,6 +179,11 @@ impl Engine {
         &self.inner.skipped
     }
 
+    /// Why [`DeviceChoice::Auto`] took the processor in a build that could use a GPU.
+    pub fn fallback(&self) -> Option<&str> {
+        self.inner.fallback.as_deref()
+    }
+
     /// Where everything is and what computes it, in words.
     pub fn placement(&self) -> String {
         self.inner.model.placement()
@@ -212,9 +221,9 @@ impl EngineBuilder {
     /// [`Error::Config`], [`Error::Checkpoint`] with all faults, [`Error::Io`], [`Error::OutOfMemory`],
     /// [`Error::Cancelled`].
     pub fn load(self) -> Result<Engine> {
-        let (DeviceChoice::Auto | DeviceChoice::Cpu) = self.device;
         let checkpoint = Checkpoint::open(&self.path)?;
-        let device = CpuDevice::new(self.load.threads)?;
+        // Before the weights are read: a device that is not there should not cost minutes to find out.
+        let device = Chosen::new(self.device, self.load.threads)?;
         let loaded = checkpoint.load(&self.load)?;
         let config = checkpoint.config().clone();
         let dir = checkpoint.dir().to_owned();
@@ -232,16 +241,65 @@ impl EngineBuilder {
         stop_ids.sort_unstable();
         stop_ids.dedup();
 
-        let model = Model::new(config, device, &loaded)?;
+        let fallback = device.fallback();
+        let model = device.model(config, &loaded)?;
         Ok(Engine {
             inner: Arc::new(Inner {
-                model: Arc::new(model),
+                model,
+                fallback,
                 tokenizer,
                 template,
                 stop_ids,
                 load: loaded.stats,
                 skipped: checkpoint.skipped().clone(),
             }),
+        })
+    }
+}
+
+/// A device that was opened.
+enum Chosen {
+    /// The processor, and why it is not a GPU where one was hoped for.
+    Cpu(CpuDevice, Option<String>),
+    #[cfg(feature = "cuda")]
+    Cuda(CudaDevice),
+}
+
+impl Chosen {
+    fn new(choice: DeviceChoice, threads: usize) -> Result<Chosen> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Chosen::Cpu(CpuDevice::new(threads)?, None)),
+            #[cfg(feature = "cuda")]
+            DeviceChoice::Cuda(ordinal) => Ok(Chosen::Cuda(CudaDevice::new(Gpu::open(ordinal)?))),
+            #[cfg(not(feature = "cuda"))]
+            DeviceChoice::Cuda(_) => Err(Error::Unsupported {
+                what: "a GPU".to_owned(),
+                instead: "this build has no CUDA; build with `--features cuda`, or compute on the CPU"
+                    .to_owned(),
+            }),
+            #[cfg(feature = "cuda")]
+            DeviceChoice::Auto => match Gpu::open(0) {
+                Ok(gpu) => Ok(Chosen::Cuda(CudaDevice::new(gpu))),
+                Err(why) => Ok(Chosen::Cpu(CpuDevice::new(threads)?, Some(why.to_string()))),
+            },
+            #[cfg(not(feature = "cuda"))]
+            DeviceChoice::Auto => Ok(Chosen::Cpu(CpuDevice::new(threads)?, None)),
+        }
+    }
+
+    fn fallback(&self) -> Option<String> {
+        match self {
+            Chosen::Cpu(_, why) => why.clone(),
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(_) => None,
+        }
+    }
+
+    fn model(self, config: ModelConfig, loaded: &LoadedWeights) -> Result<Arc<dyn AnyModel>> {
+        Ok(match self {
+            Chosen::Cpu(device, _) => Arc::new(Model::new(config, device, loaded)?),
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(device) => Arc::new(Model::new(config, device, loaded)?),
         })
     }
 }

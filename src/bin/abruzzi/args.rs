@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use abruzzi::DeviceChoice;
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -51,20 +52,24 @@ pub struct ModelArgs {
     /// Checkpoint folder [default: the demo model]
     #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Where to compute.
-    #[arg(long, env = "ABRUZZI_DEVICE", value_enum, default_value_t = Device::Auto)]
-    pub device: Device,
+    /// Where to compute: `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, env = "ABRUZZI_DEVICE", value_parser = device, default_value = "auto")]
+    pub device: DeviceChoice,
     /// Worker threads; 0 takes one per core.
     #[arg(short, long, env = "ABRUZZI_THREADS", default_value_t = 0)]
     pub threads: usize,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Device {
-    /// The best this build and machine have.
-    Auto,
-    /// The processor.
-    Cpu,
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    match text {
+        "auto" => Ok(DeviceChoice::Auto),
+        "cpu" => Ok(DeviceChoice::Cpu),
+        "cuda" => Ok(DeviceChoice::Cuda(0)),
+        _ => {
+            let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+            ordinal.map(DeviceChoice::Cuda).ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned())
+        }
+    }
 }
 
 #[derive(Args)]

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use abruzzi::{CancelToken, DeviceChoice, Engine, LoadProgress, Sampling, SessionOptions};
+use abruzzi::{CancelToken, Engine, LoadProgress, Sampling, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::args::{Device, ModelArgs, SamplingArgs};
+use crate::args::{ModelArgs, SamplingArgs};
 
 /// Below this a load is over before a bar could be read.
 const BAR_FROM: Duration = Duration::from_millis(300);
@@ -35,16 +35,16 @@ pub fn load(args: &ModelArgs, cancel: &CancelToken) -> anyhow::Result<Engine> {
     let bar = progress_bar();
     let shown = bar.clone();
     let loaded = Engine::builder(&path)
-        .device(match args.device {
-            Device::Auto => DeviceChoice::Auto,
-            Device::Cpu => DeviceChoice::Cpu,
-        })
+        .device(args.device)
         .threads(args.threads)
         .cancel(cancel.clone())
         .on_load(move |p| advance(&shown, p))
         .load();
     bar.finish_and_clear();
     let engine = loaded?;
+    if let Some(why) = engine.fallback() {
+        eprintln!("computing on the CPU: {why}");
+    }
     if !engine.skipped().0.is_empty() {
         eprintln!("skipped: {}", engine.skipped());
     }

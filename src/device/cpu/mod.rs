@@ -113,6 +113,10 @@ impl Device for CpuDevice {
     type Routing = Routing;
     type Guard = Option<Trip>;
 
+    fn placement(&self) -> String {
+        format!("CPU, {} threads, {}; all experts in host memory", self.threads(), self.isa.name())
+    }
+
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)
     }

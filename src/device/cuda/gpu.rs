@@ -27,6 +27,7 @@ struct Inner {
     functions: RwLock<HashMap<(usize, &'static str), Function>>,
     /// Code to load instead of an image's own.
     replacements: HashMap<&'static str, Vec<u8>>,
+    name: String,
     multiprocessors: u32,
 }
 
@@ -104,9 +105,15 @@ impl Gpu {
                 modules: Mutex::new(vec![None; images::COUNT]),
                 functions: RwLock::default(),
                 replacements,
+                name: description.name.clone(),
                 multiprocessors: description.multiprocessors as u32,
             }),
         })
+    }
+
+    /// Product name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
     }
 
     /// Streaming multiprocessors.

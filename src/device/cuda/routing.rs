@@ -99,6 +99,16 @@ impl CudaRouting {
         self.positions.slice(..self.pairs())
     }
 
+    /// The first row whose scores could not fill its top-k.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cuda`], also for what failed before.
+    pub fn fault(&self) -> Result<Option<RoutingFault>> {
+        let word = self.fault.download()?[0];
+        let fault = RoutingFault { token: (word >> 32) as usize, candidates: word as u32 as usize };
+        Ok((word != NO_FAULT).then_some(fault))
+    }
+
     /// Takes a routing made on the host; for tests of what follows.
     ///
     /// # Errors
@@ -126,9 +136,7 @@ impl CudaRouting {
     /// [`crate::Error::Cuda`], also for what failed before.
     pub fn download(&self, gpu: &Gpu) -> Result<Routing> {
         let pairs = self.pairs();
-        let fault = self.fault.download()?[0];
-        let fault = (fault != NO_FAULT)
-            .then_some(RoutingFault { token: (fault >> 32) as usize, candidates: fault as u32 as usize });
+        let fault = self.fault()?;
         Ok(Routing::from_parts(
             self.top_k,
             self.ids.slice(..pairs).download(gpu)?,

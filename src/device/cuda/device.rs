@@ -1,0 +1,343 @@
+//! The forward pass on a GPU: which kernel does what, and the memory they share.
+//!
+//! Everything is issued on one stream, in order; nothing waits for the device until a result is asked for. Scratch
+//! memory belongs to the device: since all of its users are ordered by the stream, they can share it.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::gpu::Gpu;
+use super::kernels::dequant::QuantisedTensor;
+use super::kernels::expert_gemm::{self, ExpertScratch};
+use super::kernels::expert_gemv::{self, ExpertGemvScratch};
+use super::kernels::mla::{self, MlaScratch};
+use super::kernels::{elementwise, gemm, gemv, norm, rope, route, watch};
+use super::memory::Buffer;
+use super::routing::NO_FAULT;
+use super::{CudaKvCache, CudaMatrix, CudaRouting, CudaTensor, ExpertPool};
+use crate::checkpoint::ExpertRecords;
+use crate::checkpoint::region::HostMatrix;
+use crate::checkpoint::weights::GatedMlp;
+use crate::config::{AttentionConfig, MoeConfig, RopeConfig};
+use crate::device::{Device, MlaCall, MlaForm, Precision, Routing, RoutingFault, Shape, Site, Trip};
+use crate::error::Result;
+use crate::quant::Format;
+
+/// Tokens up to which a matrix is read once for all of them by the memory-bound kernels; beyond, tensor cores work on
+/// tiles of tokens.
+const SMALL_BATCH: usize = 16;
+
+/// A GPU as the forward pass sees it.
+pub struct CudaDevice {
+    gpu: Gpu,
+    scratch: Mutex<Scratch>,
+}
+
+/// Memory between kernels, as large as anything so far needed it.
+#[derive(Default)]
+struct Scratch {
+    ids: Option<Buffer<u32>>,
+    /// Inverse frequencies on the device, and what they are.
+    frequencies: Option<(Vec<f32>, Buffer<f32>)>,
+    gate: Option<CudaTensor>,
+    up: Option<CudaTensor>,
+    quantised: Option<QuantisedTensor>,
+    experts: Option<ExpertScratch>,
+    expert_gemv: Option<ExpertGemvScratch>,
+    mla: MlaScratch,
+}
+
+/// Watched tensors so far, and the device's record of the first non-finite value among them.
+pub struct CudaGuard {
+    sites: Vec<Site>,
+    word: Buffer<u64>,
+}
+
+/// What `slot` holds if it fits, else something new in its place.
+fn fit<T>(slot: &mut Option<T>, fits: impl Fn(&T) -> bool, make: impl FnOnce() -> Result<T>) -> Result<&mut T> {
+    let fitting = match slot.take() {
+        Some(held) if fits(&held) => held,
+        // The old one is freed first: there may not be room for both.
+        _ => make()?,
+    };
+    Ok(slot.insert(fitting))
+}
+
+/// A bf16 tensor of this width with room for `rows` rows.
+fn fit_tensor<'a>(
+    gpu: &Gpu,
+    slot: &'a mut Option<CudaTensor>,
+    rows: usize,
+    cols: usize,
+) -> Result<&'a mut CudaTensor> {
+    let fits = |t: &CudaTensor| t.cols() == cols && t.max_rows() >= rows;
+    fit(slot, fits, || CudaTensor::new(gpu, rows, cols, Precision::Working))
+}
+
+impl CudaDevice {
+    /// The forward pass on a GPU that was opened.
+    pub fn new(gpu: Gpu) -> CudaDevice {
+        CudaDevice { gpu, scratch: Mutex::default() }
+    }
+
+    /// The GPU.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    fn scratch(&self) -> MutexGuard<'_, Scratch> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// y = W·x by the kernel that suits the format and the number of tokens.
+    fn multiply(
+        &self,
+        x: &CudaTensor,
+        w: &CudaMatrix,
+        quantised: &mut Option<QuantisedTensor>,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        let cols = w.layout().cols;
+        match w.layout().format {
+            Format::Bf16 if x.rows() > SMALL_BATCH && cols % 8 == 0 => gemm::linear_bf16(&self.gpu, x, w, out),
+            Format::Fp8Block if x.rows() > SMALL_BATCH && cols % 16 == 0 => {
+                let quantised = self.fit_quantised(quantised, x.rows(), cols)?;
+                expert_gemm::linear_fp8(&self.gpu, x, w, quantised, out)
+            }
+            _ => gemv::linear(&self.gpu, x, w, out),
+        }
+    }
+
+    fn fit_quantised<'a>(
+        &self,
+        slot: &'a mut Option<QuantisedTensor>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<&'a mut QuantisedTensor> {
+        fit(slot, |q| q.fits(rows, cols), || QuantisedTensor::new(&self.gpu, rows, cols))
+    }
+}
+
+impl Scratch {
+    fn frequencies(&mut self, gpu: &Gpu, rope: &RopeConfig) -> Result<&Buffer<f32>> {
+        let known = self.frequencies.take().filter(|(known, _)| *known == rope.inv_freq);
+        let held = match known {
+            Some(held) => held,
+            None => (rope.inv_freq.clone(), gpu.upload(&rope.inv_freq, "rotary frequencies")?),
+        };
+        Ok(&self.frequencies.insert(held).1)
+    }
+}
+
+impl Device for CudaDevice {
+    type Tensor = CudaTensor;
+    type Matrix = CudaMatrix;
+    type Vector = Buffer<f32>;
+    type KvCache = CudaKvCache;
+    type Pool = ExpertPool;
+    type Routing = CudaRouting;
+    type Guard = CudaGuard;
+
+    fn placement(&self) -> String {
+        format!("{}; all experts in its memory", self.gpu.name())
+    }
+
+    fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
+    fn matrix(&self, host: &HostMatrix) -> Result<CudaMatrix> {
+        CudaMatrix::upload(&self.gpu, host)
+    }
+
+    fn vector(&self, host: &[f32]) -> Result<Buffer<f32>> {
+        self.gpu.upload(host, "a weight vector")
+    }
+
+    fn pool(&self, records: &ExpertRecords) -> Result<ExpertPool> {
+        let each = (0..records.count()).map(|expert| records.record(expert));
+        ExpertPool::resident(&self.gpu, records.layout(), each)
+    }
+
+    fn tensor(&self, max_rows: usize, cols: usize, precision: Precision) -> Result<CudaTensor> {
+        CudaTensor::new(&self.gpu, max_rows, cols, precision)
+    }
+
+    fn read(&self, tensor: &CudaTensor, out: &mut Vec<f32>) -> Result<()> {
+        tensor.download(&self.gpu, out)
+    }
+
+    fn kv_cache(&self, layers: usize, dim: usize) -> Result<CudaKvCache> {
+        CudaKvCache::new(&self.gpu, layers, dim)
+    }
+
+    fn kv_reserve(&self, cache: &mut CudaKvCache, tokens: usize) -> Result<()> {
+        cache.reserve(tokens)
+    }
+
+    fn routing(&self, max_tokens: usize, moe: &MoeConfig) -> Result<CudaRouting> {
+        CudaRouting::new(&self.gpu, max_tokens, moe)
+    }
+
+    fn read_routing(&self, routing: &CudaRouting, out: &mut Routing) -> Result<()> {
+        *out = routing.download(&self.gpu)?;
+        Ok(())
+    }
+
+    fn routing_fault(&self, layers: &[Option<CudaRouting>]) -> Result<Option<(usize, RoutingFault)>> {
+        for (layer, routing) in layers.iter().enumerate() {
+            let Some(routing) = routing else { continue };
+            if let Some(fault) = routing.fault()? {
+                return Ok(Some((layer, fault)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn guard(&self) -> Result<CudaGuard> {
+        Ok(CudaGuard { sites: Vec::new(), word: self.gpu.upload(&[NO_FAULT], "the non-finite guard")? })
+    }
+
+    fn embed(&self, table: &CudaMatrix, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
+        let mut scratch = self.scratch();
+        let held = fit(&mut scratch.ids, |b| b.len() >= ids.len(), || self.gpu.alloc(ids.len(), "token ids"))?;
+        held.slice_mut(..ids.len()).write(&self.gpu, ids)?;
+        elementwise::embed(&self.gpu, table, held.slice(..ids.len()), out)
+    }
+
+    fn rms_norm(&self, x: &CudaTensor, weight: &Buffer<f32>, eps: f32, out: &mut CudaTensor) -> Result<()> {
+        norm::rms_norm(&self.gpu, x, weight.all(), eps, out)
+    }
+
+    fn linear(&self, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -> Result<()> {
+        self.multiply(x, w, &mut self.scratch().quantised, out)
+    }
+
+    fn add(&self, x: &CudaTensor, sum: &mut CudaTensor) -> Result<()> {
+        elementwise::add(&self.gpu, x, sum)
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &CudaTensor,
+        sum: &mut CudaTensor,
+        weight: &Buffer<f32>,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        norm::add_rms_norm(&self.gpu, x, sum, weight.all(), eps, out)
+    }
+
+    fn gated_mlp(&self, x: &CudaTensor, mlp: &GatedMlp<CudaMatrix>, out: &mut CudaTensor) -> Result<()> {
+        let scratch = &mut *self.scratch();
+        let width = mlp.gate.layout().rows;
+        let gate = fit_tensor(&self.gpu, &mut scratch.gate, x.rows(), width)?;
+        let up = fit_tensor(&self.gpu, &mut scratch.up, x.rows(), width)?;
+        self.multiply(x, &mlp.gate, &mut scratch.quantised, gate)?;
+        self.multiply(x, &mlp.up, &mut scratch.quantised, up)?;
+        elementwise::swiglu(&self.gpu, gate, up)?;
+        self.multiply(gate, &mlp.down, &mut scratch.quantised, out)
+    }
+
+    fn rows(&self, x: &CudaTensor, range: Range<usize>, out: &mut CudaTensor) -> Result<()> {
+        elementwise::copy_rows(&self.gpu, x, range, out)
+    }
+
+    fn rope_query(
+        &self,
+        q: &mut CudaTensor,
+        start: usize,
+        attention: &AttentionConfig,
+        rope: &RopeConfig,
+    ) -> Result<()> {
+        let mut scratch = self.scratch();
+        let frequencies = scratch.frequencies(&self.gpu, rope)?.all();
+        let AttentionConfig { num_heads, nope_head_dim, rope_head_dim, .. } = *attention;
+        let shape = (num_heads, nope_head_dim, rope_head_dim);
+        rope::rope_query(&self.gpu, q, start, shape, frequencies, rope.amplitude)
+    }
+
+    fn kv_append(
+        &self,
+        kv_a: &CudaTensor,
+        norm: &Buffer<f32>,
+        eps: f32,
+        rope: &RopeConfig,
+        layer: usize,
+        start: usize,
+        cache: &mut CudaKvCache,
+    ) -> Result<()> {
+        let mut scratch = self.scratch();
+        let frequencies = scratch.frequencies(&self.gpu, rope)?.all();
+        rope::kv_append(&self.gpu, kv_a, norm.all(), eps, frequencies, rope.amplitude, start, &cache.layer(layer))
+    }
+
+    fn mla(
+        &self,
+        q: &CudaTensor,
+        kv_b: &CudaMatrix,
+        cache: &CudaKvCache,
+        call: MlaCall<'_>,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        let (pages, scratch) = (cache.layer(call.layer), &mut self.scratch().mla);
+        match call.form {
+            MlaForm::Absorbed => {
+                mla::decode(&self.gpu, q, kv_b, &pages, call.start, call.attention, scratch, out)
+            }
+            MlaForm::Expanded => {
+                mla::prefill(&self.gpu, q, kv_b, &pages, call.start, call.attention, scratch, out)
+            }
+        }
+    }
+
+    fn route(
+        &self,
+        logits: &CudaTensor,
+        bias: &Buffer<f32>,
+        moe: &MoeConfig,
+        routing: &mut CudaRouting,
+    ) -> Result<()> {
+        route::route(&self.gpu, logits, bias.all(), moe, routing)
+    }
+
+    fn experts(
+        &self,
+        x: &CudaTensor,
+        pool: &ExpertPool,
+        routing: &CudaRouting,
+        pairs: &mut CudaTensor,
+    ) -> Result<()> {
+        let scratch = &mut *self.scratch();
+        let parts = pool.layout().parts();
+        let (count, width) = (routing.pairs(), parts.gate.layout.rows);
+        if pool.format() == Format::Fp8Block
+            && x.rows() > SMALL_BATCH
+            && x.cols() % 16 == 0
+            && width % 16 == 0
+        {
+            let make = || ExpertScratch::new(&self.gpu, count, x.cols(), width);
+            let scratch = fit(&mut scratch.experts, |s| s.fits(count, x.cols(), width), make)?;
+            return expert_gemm::experts_fp8(&self.gpu, x, pool, routing, scratch, pairs);
+        }
+        let make = || ExpertGemvScratch::new(&self.gpu, count, width);
+        let scratch = fit(&mut scratch.expert_gemv, |s| s.fits(count, width), make)?;
+        expert_gemv::experts(&self.gpu, x, pool, routing, scratch, pairs)
+    }
+
+    fn combine(&self, pairs: &CudaTensor, routing: &CudaRouting, sum: &mut CudaTensor) -> Result<()> {
+        elementwise::combine(&self.gpu, pairs, routing.weights(), routing.positions(), routing.top_k(), sum)
+    }
+
+    fn watch(&self, x: &CudaTensor, site: Site, guard: &mut CudaGuard) -> Result<()> {
+        guard.sites.push(site);
+        watch::watch(&self.gpu, x, guard.sites.len() as u32 - 1, guard.word.all_mut())
+    }
+
+    fn tripped(&self, guard: &mut CudaGuard) -> Result<Option<Trip>> {
+        let sites = std::mem::take(&mut guard.sites);
+        let Some((site, row, col)) = watch::unpack(guard.word.download()?[0]) else { return Ok(None) };
+        guard.word.all_mut().write(&self.gpu, &[NO_FAULT])?;
+        Ok(Some(Trip { site: sites[site], row, col }))
+    }
+}
