@@ -1,6 +1,7 @@
 //! One GPU for all tests of this binary, the schedules they run under, random inputs, comparisons.
 #![allow(dead_code, reason = "each family uses its own part")]
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
@@ -34,7 +35,16 @@ pub fn session() -> Session {
             r#"{"reset": true, "checks": true, "counters": true, "schedule": "eager", "fp8": "exact"}"#,
         );
     }
-    Session { gpu: Gpu::open(0).expect("a GPU"), _turn: turn }
+    Session { gpu: Gpu::open_with(0, replacements()).expect("a GPU"), _turn: turn }
+}
+
+/// `ABRUZZI_TEST_REPLACE=name=file`: run with this PTX instead of an image's own code. How mutants are tested.
+fn replacements() -> HashMap<&'static str, Vec<u8>> {
+    let Ok(text) = std::env::var("ABRUZZI_TEST_REPLACE") else { return HashMap::new() };
+    let (image, file) = text.split_once('=').expect("name=file");
+    let mut ptx = std::fs::read(file).unwrap();
+    ptx.push(0);
+    HashMap::from([(&*image.to_owned().leak(), ptx)])
 }
 
 fn install() {
