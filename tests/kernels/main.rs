@@ -5,3 +5,4 @@ mod echo;
 mod elementwise;
 mod harness;
 mod norm;
+mod rope;

@@ -6,6 +6,7 @@
 mod gpu;
 mod images;
 pub mod kernels;
+mod kv;
 mod memory;
 #[allow(
     dead_code,
@@ -22,6 +23,7 @@ mod params;
 mod tensor;
 
 pub use gpu::Gpu;
+pub use kv::KvPages;
 pub use memory::{Buffer, Slice, SliceMut};
 pub use tensor::{CudaMatrix, CudaTensor};
 

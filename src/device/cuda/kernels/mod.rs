@@ -6,3 +6,4 @@
 pub mod echo;
 pub mod elementwise;
 pub mod norm;
+pub mod rope;
