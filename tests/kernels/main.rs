@@ -6,3 +6,4 @@ mod elementwise;
 mod harness;
 mod norm;
 mod rope;
+mod watch;

@@ -7,3 +7,4 @@ pub mod echo;
 pub mod elementwise;
 pub mod norm;
 pub mod rope;
+pub mod watch;
