@@ -31,3 +31,19 @@ struct Echo {
   }
 
 ECHO(echo_rms_norm, RmsNormParams, p.x, p.weight, p.out, p.x_stride, p.out_stride, p.rows, p.cols, p.eps, p.reserved)
+ECHO(echo_add_rms_norm, AddRmsNormParams, p.x, p.sum, p.weight, p.out, p.x_stride, p.sum_stride, p.out_stride, p.rows, p.cols,
+     p.eps)
+ECHO(echo_rope_query, RopeQueryParams, p.q, p.inv_freq, p.stride, p.tokens, p.heads, p.nope, p.rope, p.start, p.amplitude,
+     p.reserved)
+ECHO(echo_kv_append, KvAppendParams, p.kv_a, p.norm, p.inv_freq, p.pages, p.layer_offset, p.kv_stride, p.page_stride, p.tokens,
+     p.latent, p.rope, p.start, p.eps, p.amplitude)
+ECHO(echo_embed, EmbedParams, p.table.weight, p.table.scale, p.table.rows, p.table.cols, p.table.format, p.table.reserved, p.ids,
+     p.out, p.out_stride, p.tokens)
+ECHO(echo_add, AddParams, p.x, p.sum, p.x_stride, p.sum_stride, p.rows, p.cols)
+ECHO(echo_copy_rows, CopyRowsParams, p.x, p.out, p.x_stride, p.out_stride, p.rows, p.cols)
+ECHO(echo_swiglu, SwigluParams, p.gate, p.up, p.out, p.gate_stride, p.up_stride, p.out_stride, p.rows, p.cols, p.reserved)
+ECHO(echo_combine, CombineParams, p.pairs, p.weights, p.positions, p.sum, p.pairs_stride, p.sum_stride, p.pairs_rows, p.tokens,
+     p.cols, p.top_k)
+ECHO(echo_watch, WatchParams, p.x, p.guard, p.stride, p.rows, p.cols, p.site)
+ECHO(echo_sample, SampleParams, p.logits, p.words, p.ids, p.fault, p.stride, p.rows, p.vocab, p.top_k, p.temperature, p.top_p,
+     p.min_p, p.reserved)

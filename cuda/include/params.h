@@ -62,6 +62,67 @@ struct RmsNormParams {
 };
 static_assert(sizeof(RmsNormParams) == 48, "no implicit padding");
 
+/// sum += x, then out = rms_norm(sum) as above. One block a row.
+struct AddRmsNormParams {
+  /// [rows, cols], f32 or bf16 by the kernel's name.
+  uint64_t x;
+  /// [rows, cols], f32 or bf16 by the kernel's name.
+  uint64_t sum;
+  /// f32 [cols], aligned to 16 bytes.
+  uint64_t weight;
+  /// bf16 [rows, cols].
+  uint64_t out;
+  uint32_t x_stride;
+  uint32_t sum_stride;
+  uint32_t out_stride;
+  uint32_t rows;
+  uint32_t cols;
+  float eps;
+};
+static_assert(sizeof(AddRmsNormParams) == 56, "no implicit padding");
+
+/// Rotates the rotary part of every head of q in place; row i stands at position start + i.
+struct RopeQueryParams {
+  /// bf16 [tokens, heads · (nope + rope)].
+  uint64_t q;
+  /// f32 [rope / 2].
+  uint64_t inv_freq;
+  uint32_t stride;
+  uint32_t tokens;
+  uint32_t heads;
+  uint32_t nope;
+  uint32_t rope;
+  uint32_t start;
+  float amplitude;
+  uint32_t reserved;
+};
+static_assert(sizeof(RopeQueryParams) == 48, "no implicit padding");
+
+/// Appends rows to a paged cache from position `start` on: latent part normalised, key part rotated.
+struct KvAppendParams {
+  /// bf16 [tokens, latent + rope].
+  uint64_t kv_a;
+  /// f32 [latent], aligned to 16 bytes.
+  uint64_t norm;
+  /// f32 [rope / 2].
+  uint64_t inv_freq;
+  /// uint64_t [pages]: where each page begins; a page is 64 positions.
+  uint64_t pages;
+  /// Bytes from a page's begin to this layer's part of it, a multiple of 16.
+  uint64_t layer_offset;
+  /// Elements from row to row of kv_a.
+  uint32_t kv_stride;
+  /// Elements from position to position in a page, a multiple of 8.
+  uint32_t page_stride;
+  uint32_t tokens;
+  uint32_t latent;
+  uint32_t rope;
+  uint32_t start;
+  float eps;
+  float amplitude;
+};
+static_assert(sizeof(KvAppendParams) == 72, "no implicit padding");
+
 // ---- Experts in slots (src/device/cuda/pool.rs) -------------------------------------------------------------------
 
 /// Where an expert is: a slot, and what its generation must be for the slot to hold that expert.
@@ -104,3 +165,118 @@ struct ExpertSlots {
   uint32_t reserved;
 };
 static_assert(sizeof(ExpertSlots) == 128, "no implicit padding");
+
+// ---- elementwise.cu ----------------------------------------------------------------------------------------------
+
+/// out[i] = table[ids[i]].
+struct EmbedParams {
+  /// F32, F16 or BF16.
+  WeightMatrix table;
+  /// uint32_t [tokens].
+  uint64_t ids;
+  /// [tokens, table.cols], f32 or bf16 by the kernel's name.
+  uint64_t out;
+  uint32_t out_stride;
+  uint32_t tokens;
+};
+static_assert(sizeof(EmbedParams) == 56, "no implicit padding");
+
+/// sum += x.
+struct AddParams {
+  /// [rows, cols], f32 or bf16 by the kernel's name.
+  uint64_t x;
+  /// [rows, cols], f32 or bf16 by the kernel's name.
+  uint64_t sum;
+  uint32_t x_stride;
+  uint32_t sum_stride;
+  uint32_t rows;
+  uint32_t cols;
+};
+static_assert(sizeof(AddParams) == 32, "no implicit padding");
+
+/// out = x, bit by bit.
+struct CopyRowsParams {
+  /// The first row to copy; [rows, cols], f32 or bf16 by the kernel's name.
+  uint64_t x;
+  /// [rows, cols] of the same type.
+  uint64_t out;
+  uint32_t x_stride;
+  uint32_t out_stride;
+  uint32_t rows;
+  uint32_t cols;
+};
+static_assert(sizeof(CopyRowsParams) == 32, "no implicit padding");
+
+/// out = silu(gate) ⊙ up, all bf16 [rows, cols].
+struct SwigluParams {
+  uint64_t gate;
+  uint64_t up;
+  uint64_t out;
+  uint32_t gate_stride;
+  uint32_t up_stride;
+  uint32_t out_stride;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t reserved;
+};
+static_assert(sizeof(SwigluParams) == 48, "no implicit padding");
+
+/// sum[t] += Σⱼ weights[t, j] · pairs[positions[t, j]], j in rank order.
+struct CombineParams {
+  /// [pairs_rows, cols], f32 or bf16 by the kernel's name.
+  uint64_t pairs;
+  /// f32 [tokens, top_k].
+  uint64_t weights;
+  /// uint32_t [tokens, top_k].
+  uint64_t positions;
+  /// f32 [tokens, cols].
+  uint64_t sum;
+  uint32_t pairs_stride;
+  uint32_t sum_stride;
+  uint32_t pairs_rows;
+  uint32_t tokens;
+  uint32_t cols;
+  uint32_t top_k;
+};
+static_assert(sizeof(CombineParams) == 56, "no implicit padding");
+
+// ---- watch.cu ----------------------------------------------------------------------------------------------------
+
+/// Notes the first NaN or infinity of x.
+struct WatchParams {
+  /// [rows, cols], f32 or bf16 by the kernel's name.
+  uint64_t x;
+  /// One uint64_t, all ones until something is found: site << 48 | row << 24 | column of the least.
+  uint64_t guard;
+  uint32_t stride;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t site;
+};
+static_assert(sizeof(WatchParams) == 32, "no implicit padding");
+
+// ---- sample.cu ---------------------------------------------------------------------------------------------------
+
+/// Draws one id a row of logits.
+struct SampleParams {
+  /// f32 [rows, vocab].
+  uint64_t logits;
+  /// uint64_t [rows]: random words, of which the upper 53 bits are used.
+  uint64_t words;
+  /// uint32_t [rows].
+  uint64_t ids;
+  /// One uint32_t, all ones until a row can't be drawn from: the least such row.
+  uint64_t fault;
+  uint32_t stride;
+  uint32_t rows;
+  /// 1 to 2²⁴.
+  uint32_t vocab;
+  /// 0 keeps all.
+  uint32_t top_k;
+  /// 0 takes the largest logit.
+  float temperature;
+  float top_p;
+  float min_p;
+  uint32_t reserved;
+};
+static_assert(sizeof(SampleParams) == 64, "no implicit padding");

@@ -5,3 +5,6 @@ mod echo;
 mod harness;
 mod mutants;
 mod norm;
+mod elementwise;
+mod rope;
+mod watch;

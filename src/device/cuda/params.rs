@@ -153,6 +153,228 @@ const _: () = {
 pub struct ExpertMatrix {
     pub weight: u64,
     pub scale: u64,
+/// sum += x, then out = rms_norm(sum) as above. One block a row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct AddRmsNormParams {
+    /// [rows, cols], f32 or bf16 by the kernel's name.
+    pub x: u64,
+    /// [rows, cols], f32 or bf16 by the kernel's name.
+    pub sum: u64,
+    /// f32 [cols], aligned to 16 bytes.
+    pub weight: u64,
+    /// bf16 [rows, cols].
+    pub out: u64,
+    pub x_stride: u32,
+    pub sum_stride: u32,
+    pub out_stride: u32,
+    pub rows: u32,
+    pub cols: u32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AddRmsNormParams"][::core::mem::size_of::<AddRmsNormParams>() - 56usize];
+    [
+        "Alignment of AddRmsNormParams",
+    ][::core::mem::align_of::<AddRmsNormParams>() - 8usize];
+    [
+        "Offset of field: AddRmsNormParams::x",
+    ][::core::mem::offset_of!(AddRmsNormParams, x) - 0usize];
+    [
+        "Offset of field: AddRmsNormParams::sum",
+    ][::core::mem::offset_of!(AddRmsNormParams, sum) - 8usize];
+    [
+        "Offset of field: AddRmsNormParams::weight",
+    ][::core::mem::offset_of!(AddRmsNormParams, weight) - 16usize];
+    [
+        "Offset of field: AddRmsNormParams::out",
+    ][::core::mem::offset_of!(AddRmsNormParams, out) - 24usize];
+    [
+        "Offset of field: AddRmsNormParams::x_stride",
+    ][::core::mem::offset_of!(AddRmsNormParams, x_stride) - 32usize];
+    [
+        "Offset of field: AddRmsNormParams::sum_stride",
+    ][::core::mem::offset_of!(AddRmsNormParams, sum_stride) - 36usize];
+    [
+        "Offset of field: AddRmsNormParams::out_stride",
+    ][::core::mem::offset_of!(AddRmsNormParams, out_stride) - 40usize];
+    [
+        "Offset of field: AddRmsNormParams::rows",
+    ][::core::mem::offset_of!(AddRmsNormParams, rows) - 44usize];
+    [
+        "Offset of field: AddRmsNormParams::cols",
+    ][::core::mem::offset_of!(AddRmsNormParams, cols) - 48usize];
+    [
+        "Offset of field: AddRmsNormParams::eps",
+    ][::core::mem::offset_of!(AddRmsNormParams, eps) - 52usize];
+};
+/// Rotates the rotary part of every head of q in place; row i stands at position start + i.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct RopeQueryParams {
+    /// bf16 [tokens, heads · (nope + rope)].
+    pub q: u64,
+    /// f32 [rope / 2].
+    pub inv_freq: u64,
+    pub stride: u32,
+    pub tokens: u32,
+    pub heads: u32,
+    pub nope: u32,
+    pub rope: u32,
+    pub start: u32,
+    pub amplitude: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RopeQueryParams"][::core::mem::size_of::<RopeQueryParams>() - 48usize];
+    [
+        "Alignment of RopeQueryParams",
+    ][::core::mem::align_of::<RopeQueryParams>() - 8usize];
+    [
+        "Offset of field: RopeQueryParams::q",
+    ][::core::mem::offset_of!(RopeQueryParams, q) - 0usize];
+    [
+        "Offset of field: RopeQueryParams::inv_freq",
+    ][::core::mem::offset_of!(RopeQueryParams, inv_freq) - 8usize];
+    [
+        "Offset of field: RopeQueryParams::stride",
+    ][::core::mem::offset_of!(RopeQueryParams, stride) - 16usize];
+    [
+        "Offset of field: RopeQueryParams::tokens",
+    ][::core::mem::offset_of!(RopeQueryParams, tokens) - 20usize];
+    [
+        "Offset of field: RopeQueryParams::heads",
+    ][::core::mem::offset_of!(RopeQueryParams, heads) - 24usize];
+    [
+        "Offset of field: RopeQueryParams::nope",
+    ][::core::mem::offset_of!(RopeQueryParams, nope) - 28usize];
+    [
+        "Offset of field: RopeQueryParams::rope",
+    ][::core::mem::offset_of!(RopeQueryParams, rope) - 32usize];
+    [
+        "Offset of field: RopeQueryParams::start",
+    ][::core::mem::offset_of!(RopeQueryParams, start) - 36usize];
+    [
+        "Offset of field: RopeQueryParams::amplitude",
+    ][::core::mem::offset_of!(RopeQueryParams, amplitude) - 40usize];
+    [
+        "Offset of field: RopeQueryParams::reserved",
+    ][::core::mem::offset_of!(RopeQueryParams, reserved) - 44usize];
+};
+/// Appends rows to a paged cache from position `start` on: latent part normalised, key part rotated.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct KvAppendParams {
+    /// bf16 [tokens, latent + rope].
+    pub kv_a: u64,
+    /// f32 [latent], aligned to 16 bytes.
+    pub norm: u64,
+    /// f32 [rope / 2].
+    pub inv_freq: u64,
+    /// uint64_t [pages]: where each page begins; a page is 64 positions.
+    pub pages: u64,
+    /// Bytes from a page's begin to this layer's part of it, a multiple of 16.
+    pub layer_offset: u64,
+    /// Elements from row to row of kv_a.
+    pub kv_stride: u32,
+    /// Elements from position to position in a page, a multiple of 8.
+    pub page_stride: u32,
+    pub tokens: u32,
+    pub latent: u32,
+    pub rope: u32,
+    pub start: u32,
+    pub eps: f32,
+    pub amplitude: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KvAppendParams"][::core::mem::size_of::<KvAppendParams>() - 72usize];
+    ["Alignment of KvAppendParams"][::core::mem::align_of::<KvAppendParams>() - 8usize];
+    [
+        "Offset of field: KvAppendParams::kv_a",
+    ][::core::mem::offset_of!(KvAppendParams, kv_a) - 0usize];
+    [
+        "Offset of field: KvAppendParams::norm",
+    ][::core::mem::offset_of!(KvAppendParams, norm) - 8usize];
+    [
+        "Offset of field: KvAppendParams::inv_freq",
+    ][::core::mem::offset_of!(KvAppendParams, inv_freq) - 16usize];
+    [
+        "Offset of field: KvAppendParams::pages",
+    ][::core::mem::offset_of!(KvAppendParams, pages) - 24usize];
+    [
+        "Offset of field: KvAppendParams::layer_offset",
+    ][::core::mem::offset_of!(KvAppendParams, layer_offset) - 32usize];
+    [
+        "Offset of field: KvAppendParams::kv_stride",
+    ][::core::mem::offset_of!(KvAppendParams, kv_stride) - 40usize];
+    [
+        "Offset of field: KvAppendParams::page_stride",
+    ][::core::mem::offset_of!(KvAppendParams, page_stride) - 44usize];
+    [
+        "Offset of field: KvAppendParams::tokens",
+    ][::core::mem::offset_of!(KvAppendParams, tokens) - 48usize];
+    [
+        "Offset of field: KvAppendParams::latent",
+    ][::core::mem::offset_of!(KvAppendParams, latent) - 52usize];
+    [
+        "Offset of field: KvAppendParams::rope",
+    ][::core::mem::offset_of!(KvAppendParams, rope) - 56usize];
+    [
+        "Offset of field: KvAppendParams::start",
+    ][::core::mem::offset_of!(KvAppendParams, start) - 60usize];
+    [
+        "Offset of field: KvAppendParams::eps",
+    ][::core::mem::offset_of!(KvAppendParams, eps) - 64usize];
+    [
+        "Offset of field: KvAppendParams::amplitude",
+    ][::core::mem::offset_of!(KvAppendParams, amplitude) - 68usize];
+};
+/// out[i] = table[ids[i]].
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct EmbedParams {
+    /// F32, F16 or BF16.
+    pub table: WeightMatrix,
+    /// uint32_t [tokens].
+    pub ids: u64,
+    /// [tokens, table.cols], f32 or bf16 by the kernel's name.
+    pub out: u64,
+    pub out_stride: u32,
+    pub tokens: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of EmbedParams"][::core::mem::size_of::<EmbedParams>() - 56usize];
+    ["Alignment of EmbedParams"][::core::mem::align_of::<EmbedParams>() - 8usize];
+    [
+        "Offset of field: EmbedParams::table",
+    ][::core::mem::offset_of!(EmbedParams, table) - 0usize];
+    [
+        "Offset of field: EmbedParams::ids",
+    ][::core::mem::offset_of!(EmbedParams, ids) - 32usize];
+    [
+        "Offset of field: EmbedParams::out",
+    ][::core::mem::offset_of!(EmbedParams, out) - 40usize];
+    [
+        "Offset of field: EmbedParams::out_stride",
+    ][::core::mem::offset_of!(EmbedParams, out_stride) - 48usize];
+    [
+        "Offset of field: EmbedParams::tokens",
+    ][::core::mem::offset_of!(EmbedParams, tokens) - 52usize];
+};
+/// sum += x.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct AddParams {
+    /// [rows, cols], f32 or bf16 by the kernel's name.
+    pub x: u64,
+    /// [rows, cols], f32 or bf16 by the kernel's name.
+    pub sum: u64,
+    pub x_stride: u32,
+    pub sum_stride: u32,
     pub rows: u32,
     pub cols: u32,
 }
@@ -196,6 +418,73 @@ pub struct ExpertSlots {
     pub slots: u32,
     /// A WeightFormat, of all three matrices.
     pub format: u32,
+    ["Size of AddParams"][::core::mem::size_of::<AddParams>() - 32usize];
+    ["Alignment of AddParams"][::core::mem::align_of::<AddParams>() - 8usize];
+    ["Offset of field: AddParams::x"][::core::mem::offset_of!(AddParams, x) - 0usize];
+    [
+        "Offset of field: AddParams::sum",
+    ][::core::mem::offset_of!(AddParams, sum) - 8usize];
+    [
+        "Offset of field: AddParams::x_stride",
+    ][::core::mem::offset_of!(AddParams, x_stride) - 16usize];
+    [
+        "Offset of field: AddParams::sum_stride",
+    ][::core::mem::offset_of!(AddParams, sum_stride) - 20usize];
+    [
+        "Offset of field: AddParams::rows",
+    ][::core::mem::offset_of!(AddParams, rows) - 24usize];
+    [
+        "Offset of field: AddParams::cols",
+    ][::core::mem::offset_of!(AddParams, cols) - 28usize];
+};
+/// out = x, bit by bit.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct CopyRowsParams {
+    /// The first row to copy; [rows, cols], f32 or bf16 by the kernel's name.
+    pub x: u64,
+    /// [rows, cols] of the same type.
+    pub out: u64,
+    pub x_stride: u32,
+    pub out_stride: u32,
+    pub rows: u32,
+    pub cols: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CopyRowsParams"][::core::mem::size_of::<CopyRowsParams>() - 32usize];
+    ["Alignment of CopyRowsParams"][::core::mem::align_of::<CopyRowsParams>() - 8usize];
+    [
+        "Offset of field: CopyRowsParams::x",
+    ][::core::mem::offset_of!(CopyRowsParams, x) - 0usize];
+    [
+        "Offset of field: CopyRowsParams::out",
+    ][::core::mem::offset_of!(CopyRowsParams, out) - 8usize];
+    [
+        "Offset of field: CopyRowsParams::x_stride",
+    ][::core::mem::offset_of!(CopyRowsParams, x_stride) - 16usize];
+    [
+        "Offset of field: CopyRowsParams::out_stride",
+    ][::core::mem::offset_of!(CopyRowsParams, out_stride) - 20usize];
+    [
+        "Offset of field: CopyRowsParams::rows",
+    ][::core::mem::offset_of!(CopyRowsParams, rows) - 24usize];
+    [
+        "Offset of field: CopyRowsParams::cols",
+    ][::core::mem::offset_of!(CopyRowsParams, cols) - 28usize];
+};
+/// out = silu(gate) ⊙ up, all bf16 [rows, cols].
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct SwigluParams {
+    pub gate: u64,
+    pub up: u64,
+    pub out: u64,
+    pub gate_stride: u32,
+    pub up_stride: u32,
+    pub out_stride: u32,
+    pub rows: u32,
+    pub cols: u32,
     pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -238,4 +527,188 @@ const _: () = {
     [
         "Offset of field: ExpertSlots::reserved",
     ][::core::mem::offset_of!(ExpertSlots, reserved) - 124usize];
+    ["Size of SwigluParams"][::core::mem::size_of::<SwigluParams>() - 48usize];
+    ["Alignment of SwigluParams"][::core::mem::align_of::<SwigluParams>() - 8usize];
+    [
+        "Offset of field: SwigluParams::gate",
+    ][::core::mem::offset_of!(SwigluParams, gate) - 0usize];
+    [
+        "Offset of field: SwigluParams::up",
+    ][::core::mem::offset_of!(SwigluParams, up) - 8usize];
+    [
+        "Offset of field: SwigluParams::out",
+    ][::core::mem::offset_of!(SwigluParams, out) - 16usize];
+    [
+        "Offset of field: SwigluParams::gate_stride",
+    ][::core::mem::offset_of!(SwigluParams, gate_stride) - 24usize];
+    [
+        "Offset of field: SwigluParams::up_stride",
+    ][::core::mem::offset_of!(SwigluParams, up_stride) - 28usize];
+    [
+        "Offset of field: SwigluParams::out_stride",
+    ][::core::mem::offset_of!(SwigluParams, out_stride) - 32usize];
+    [
+        "Offset of field: SwigluParams::rows",
+    ][::core::mem::offset_of!(SwigluParams, rows) - 36usize];
+    [
+        "Offset of field: SwigluParams::cols",
+    ][::core::mem::offset_of!(SwigluParams, cols) - 40usize];
+    [
+        "Offset of field: SwigluParams::reserved",
+    ][::core::mem::offset_of!(SwigluParams, reserved) - 44usize];
+};
+/// sum[t] += Σⱼ weights[t, j] · pairs[positions[t, j]], j in rank order.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct CombineParams {
+    /// [pairs_rows, cols], f32 or bf16 by the kernel's name.
+    pub pairs: u64,
+    /// f32 [tokens, top_k].
+    pub weights: u64,
+    /// uint32_t [tokens, top_k].
+    pub positions: u64,
+    /// f32 [tokens, cols].
+    pub sum: u64,
+    pub pairs_stride: u32,
+    pub sum_stride: u32,
+    pub pairs_rows: u32,
+    pub tokens: u32,
+    pub cols: u32,
+    pub top_k: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CombineParams"][::core::mem::size_of::<CombineParams>() - 56usize];
+    ["Alignment of CombineParams"][::core::mem::align_of::<CombineParams>() - 8usize];
+    [
+        "Offset of field: CombineParams::pairs",
+    ][::core::mem::offset_of!(CombineParams, pairs) - 0usize];
+    [
+        "Offset of field: CombineParams::weights",
+    ][::core::mem::offset_of!(CombineParams, weights) - 8usize];
+    [
+        "Offset of field: CombineParams::positions",
+    ][::core::mem::offset_of!(CombineParams, positions) - 16usize];
+    [
+        "Offset of field: CombineParams::sum",
+    ][::core::mem::offset_of!(CombineParams, sum) - 24usize];
+    [
+        "Offset of field: CombineParams::pairs_stride",
+    ][::core::mem::offset_of!(CombineParams, pairs_stride) - 32usize];
+    [
+        "Offset of field: CombineParams::sum_stride",
+    ][::core::mem::offset_of!(CombineParams, sum_stride) - 36usize];
+    [
+        "Offset of field: CombineParams::pairs_rows",
+    ][::core::mem::offset_of!(CombineParams, pairs_rows) - 40usize];
+    [
+        "Offset of field: CombineParams::tokens",
+    ][::core::mem::offset_of!(CombineParams, tokens) - 44usize];
+    [
+        "Offset of field: CombineParams::cols",
+    ][::core::mem::offset_of!(CombineParams, cols) - 48usize];
+    [
+        "Offset of field: CombineParams::top_k",
+    ][::core::mem::offset_of!(CombineParams, top_k) - 52usize];
+};
+/// Notes the first NaN or infinity of x.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct WatchParams {
+    /// [rows, cols], f32 or bf16 by the kernel's name.
+    pub x: u64,
+    /// One uint64_t, all ones until something is found: site << 48 | row << 24 | column of the least.
+    pub guard: u64,
+    pub stride: u32,
+    pub rows: u32,
+    pub cols: u32,
+    pub site: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of WatchParams"][::core::mem::size_of::<WatchParams>() - 32usize];
+    ["Alignment of WatchParams"][::core::mem::align_of::<WatchParams>() - 8usize];
+    [
+        "Offset of field: WatchParams::x",
+    ][::core::mem::offset_of!(WatchParams, x) - 0usize];
+    [
+        "Offset of field: WatchParams::guard",
+    ][::core::mem::offset_of!(WatchParams, guard) - 8usize];
+    [
+        "Offset of field: WatchParams::stride",
+    ][::core::mem::offset_of!(WatchParams, stride) - 16usize];
+    [
+        "Offset of field: WatchParams::rows",
+    ][::core::mem::offset_of!(WatchParams, rows) - 20usize];
+    [
+        "Offset of field: WatchParams::cols",
+    ][::core::mem::offset_of!(WatchParams, cols) - 24usize];
+    [
+        "Offset of field: WatchParams::site",
+    ][::core::mem::offset_of!(WatchParams, site) - 28usize];
+};
+/// Draws one id a row of logits.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct SampleParams {
+    /// f32 [rows, vocab].
+    pub logits: u64,
+    /// uint64_t [rows]: random words, of which the upper 53 bits are used.
+    pub words: u64,
+    /// uint32_t [rows].
+    pub ids: u64,
+    /// One uint32_t, all ones until a row can't be drawn from: the least such row.
+    pub fault: u64,
+    pub stride: u32,
+    pub rows: u32,
+    /// 1 to 2²⁴.
+    pub vocab: u32,
+    /// 0 keeps all.
+    pub top_k: u32,
+    /// 0 takes the largest logit.
+    pub temperature: f32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SampleParams"][::core::mem::size_of::<SampleParams>() - 64usize];
+    ["Alignment of SampleParams"][::core::mem::align_of::<SampleParams>() - 8usize];
+    [
+        "Offset of field: SampleParams::logits",
+    ][::core::mem::offset_of!(SampleParams, logits) - 0usize];
+    [
+        "Offset of field: SampleParams::words",
+    ][::core::mem::offset_of!(SampleParams, words) - 8usize];
+    [
+        "Offset of field: SampleParams::ids",
+    ][::core::mem::offset_of!(SampleParams, ids) - 16usize];
+    [
+        "Offset of field: SampleParams::fault",
+    ][::core::mem::offset_of!(SampleParams, fault) - 24usize];
+    [
+        "Offset of field: SampleParams::stride",
+    ][::core::mem::offset_of!(SampleParams, stride) - 32usize];
+    [
+        "Offset of field: SampleParams::rows",
+    ][::core::mem::offset_of!(SampleParams, rows) - 36usize];
+    [
+        "Offset of field: SampleParams::vocab",
+    ][::core::mem::offset_of!(SampleParams, vocab) - 40usize];
+    [
+        "Offset of field: SampleParams::top_k",
+    ][::core::mem::offset_of!(SampleParams, top_k) - 44usize];
+    [
+        "Offset of field: SampleParams::temperature",
+    ][::core::mem::offset_of!(SampleParams, temperature) - 48usize];
+    [
+        "Offset of field: SampleParams::top_p",
+    ][::core::mem::offset_of!(SampleParams, top_p) - 52usize];
+    [
+        "Offset of field: SampleParams::min_p",
+    ][::core::mem::offset_of!(SampleParams, min_p) - 56usize];
+    [
+        "Offset of field: SampleParams::reserved",
+    ][::core::mem::offset_of!(SampleParams, reserved) - 60usize];
 };

@@ -69,5 +69,88 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
         c"echo_rms_norm",
         RmsNormParams { x, weight, out, x_stride, out_stride, rows, cols, eps, reserved }
     );
+    check!(
+        gpu,
+        report,
+        c"echo_add_rms_norm",
+        AddRmsNormParams { x, sum, weight, out, x_stride, sum_stride, out_stride, rows, cols, eps }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_rope_query",
+        RopeQueryParams { q, inv_freq, stride, tokens, heads, nope, rope, start, amplitude, reserved }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_kv_append",
+        KvAppendParams {
+            kv_a,
+            norm,
+            inv_freq,
+            pages,
+            layer_offset,
+            kv_stride,
+            page_stride,
+            tokens,
+            latent,
+            rope,
+            start,
+            eps,
+            amplitude
+        }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_embed",
+        EmbedParams { table.weight, table.scale, table.rows, table.cols, table.format, table.reserved, ids, out, out_stride, tokens }
+    );
+    check!(gpu, report, c"echo_add", AddParams { x, sum, x_stride, sum_stride, rows, cols });
+    check!(gpu, report, c"echo_copy_rows", CopyRowsParams { x, out, x_stride, out_stride, rows, cols });
+    check!(
+        gpu,
+        report,
+        c"echo_swiglu",
+        SwigluParams { gate, up, out, gate_stride, up_stride, out_stride, rows, cols, reserved }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_combine",
+        CombineParams {
+            pairs,
+            weights,
+            positions,
+            sum,
+            pairs_stride,
+            sum_stride,
+            pairs_rows,
+            tokens,
+            cols,
+            top_k
+        }
+    );
+    check!(gpu, report, c"echo_watch", WatchParams { x, guard, stride, rows, cols, site });
+    check!(
+        gpu,
+        report,
+        c"echo_sample",
+        SampleParams {
+            logits,
+            words,
+            ids,
+            fault,
+            stride,
+            rows,
+            vocab,
+            top_k,
+            temperature,
+            top_p,
+            min_p,
+            reserved
+        }
+    );
     Ok(())
 }

@@ -4,4 +4,7 @@
 //! bug of the caller and panics, as indexing would.
 
 pub mod echo;
+pub mod elementwise;
 pub mod norm;
+pub mod rope;
+pub mod watch;
