@@ -84,3 +84,26 @@ struct QuantiseParams {
   uint32_t reserved;
 };
 static_assert(sizeof(QuantiseParams) == 56, "no implicit padding");
+
+/// Weights of one size to 16-bit elements. Matrix i of the output is the one in slot slots[i], or slot i without a list.
+struct DequantParams {
+  /// FP8 or INT4 by the kernel's name, [rows, cols] of slot 0; aligned to 16 bytes.
+  uint64_t weight;
+  /// The scales of slot 0.
+  uint64_t scale;
+  /// Bytes from slot to slot, of weights and of scales; a multiple of 16.
+  uint64_t slot_pitch;
+  /// u32, or 0.
+  uint64_t slots;
+  /// bf16 or fp16 [rows, cols].
+  uint64_t out;
+  /// Elements from matrix to matrix of `out`; a multiple of 8.
+  uint64_t out_pitch;
+  /// u32 that the number of saturated elements is added to (fp16 only).
+  uint64_t saturated;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t out_stride;
+  uint32_t reserved;
+};
+static_assert(sizeof(DequantParams) == 72, "no implicit padding");

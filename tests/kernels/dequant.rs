@@ -2,11 +2,12 @@
 
 use abruzzi::device::Precision;
 use abruzzi::device::cuda::kernels::dequant::{self, QuantisedTensor};
-use abruzzi::device::cuda::{CudaTensor, Gpu};
-use abruzzi::quant::fp8;
-use half::bf16;
+use abruzzi::device::cuda::kernels::gemm::GroupedWeights;
+use abruzzi::device::cuda::{CudaMatrix, CudaTensor, Gpu};
+use abruzzi::quant::{Format, MatrixLayout, MatrixView, fp8};
+use half::{bf16, f16};
 
-use crate::harness::{Random, random, session};
+use crate::harness::{Random, download, poisoned_tensor, random, session};
 
 /// A tensor with room for `rows` rows, all of its memory NaN.
 fn poisoned(gpu: &Gpu, rows: usize, cols: usize) -> QuantisedTensor {
@@ -157,5 +158,175 @@ fn quantising_reads_and_writes_each_byte_once() {
     let counted = session.counted(|gpu| dequant::quantise_fp8(gpu, &x, None, &mut out).unwrap());
     if let Some(counts) = counted {
         assert_moves(&counts, "quantise_fp8", rows * cols * 3 + rows * cols / 32);
+    }
+}
+
+/// Fresh weights: every code is as likely as another, NaN codes included; scales by `scale`.
+fn weights(
+    random: &mut Random,
+    layout: MatrixLayout,
+    scale: impl Fn(&mut Random) -> f32,
+) -> (Vec<u8>, Vec<u8>) {
+    let weight = (0..layout.weight_bytes()).map(|_| random.bits() as u8).collect();
+    let [r, c] = layout.scale_shape().unwrap();
+    let mut bytes = Vec::new();
+    for _ in 0..r * c {
+        match layout.format {
+            Format::Int4Group32 => bytes.extend(bf16::from_f32(scale(random)).to_le_bytes()),
+            _ => bytes.extend(scale(random).to_le_bytes()),
+        }
+    }
+    (weight, bytes)
+}
+
+/// Every element by the formats' own decoder.
+fn decoded(layout: MatrixLayout, weight: &[u8], scale: &[u8]) -> Vec<f32> {
+    let view = MatrixView::new(layout, weight, scale);
+    let mut all = vec![0.0; layout.rows * layout.cols];
+    for (row, out) in all.chunks_exact_mut(layout.cols).enumerate() {
+        view.decode(row, 0, out);
+    }
+    all
+}
+
+/// Bit for bit, except that any NaN is as good as another.
+fn assert_same(what: impl std::fmt::Debug, got: &[f32], want: impl Iterator<Item = f32>, cols: usize) {
+    let mut count = 0;
+    for (i, want) in want.enumerate() {
+        let same = if want.is_nan() { got[i].is_nan() } else { got[i].to_bits() == want.to_bits() };
+        assert!(same, "{what:?} [{}, {}]: {} for {want}", i / cols, i % cols, got[i]);
+        count += 1;
+    }
+    assert_eq!(got.len(), count, "{what:?}");
+}
+
+fn check_bf16(gpu: &Gpu, random: &mut Random, layout: MatrixLayout, scale: impl Fn(&mut Random) -> f32) {
+    let (weight, scale) = weights(random, layout, scale);
+    let matrix = CudaMatrix::from_parts(gpu, layout, &weight, &scale).unwrap();
+    let mut out = poisoned_tensor(gpu, layout.rows + 1, layout.cols, Precision::Working);
+    match layout.format {
+        Format::Fp8Block => dequant::fp8_to_bf16(gpu, &matrix, &mut out).unwrap(),
+        _ => dequant::int4_to_bf16(gpu, &matrix, &mut out).unwrap(),
+    }
+    let want = decoded(layout, &weight, &scale).into_iter().map(|v| bf16::from_f32(v).to_f32());
+    assert_same(layout, &download(gpu, &out), want, layout.cols);
+    out.resize(layout.rows + 1);
+    let beyond = &download(gpu, &out)[layout.rows * layout.cols..];
+    assert!(beyond.iter().all(|v| v.is_nan()), "{layout:?}: the row behind the last");
+}
+
+#[test]
+fn fp8_weights_to_bf16() {
+    let (session, mut random) = (session(), random());
+    session.every_schedule(|gpu| {
+        for (rows, cols) in
+            [(1, 1), (5, 7), (130, 200), (131, 272), (3, 16), (576, 256), (129, 7168), (300, 512)]
+        {
+            let layout = MatrixLayout { format: Format::Fp8Block, rows, cols };
+            check_bf16(gpu, &mut random, layout, |random| random.normal());
+        }
+    });
+}
+
+#[test]
+fn int4_weights_to_bf16() {
+    let (session, mut random) = (session(), random());
+    session.every_schedule(|gpu| {
+        for (rows, cols) in [(1, 1), (5, 7), (9, 72), (131, 96), (3, 32), (33, 7168), (70, 2048)] {
+            let layout = MatrixLayout { format: Format::Int4Group32, rows, cols };
+            check_bf16(gpu, &mut random, layout, |random| random.normal());
+        }
+    });
+}
+
+#[test]
+fn scales_of_every_magnitude() {
+    let (session, mut random) = (session(), random());
+    for format in [Format::Fp8Block, Format::Int4Group32] {
+        let layout = MatrixLayout { format, rows: 300, cols: 1024 };
+        check_bf16(&session.gpu, &mut random, layout, |random| f32::from_bits(random.bits()));
+    }
+}
+
+#[test]
+fn fp8_weights_to_fp16_saturate_and_say_so() {
+    let (session, mut random) = (session(), random());
+    session.every_schedule(|gpu| {
+        for (rows, cols) in [(5, 7), (130, 200), (131, 272), (576, 256), (9, 7168)] {
+            let layout = MatrixLayout { format: Format::Fp8Block, rows, cols };
+            // 256 · 255.9375 rounds to 65520, the least that fp16 rounds to infinity.
+            let scales = [1.0, -3e-4, 146.0, 200.0, 1e6, 255.9375, f32::INFINITY, f32::NAN];
+            let (weight, scale) = weights(&mut random, layout, |random| scales[random.below(scales.len())]);
+            let matrix = CudaMatrix::from_parts(gpu, layout, &weight, &scale).unwrap();
+            let stride = cols.next_multiple_of(8);
+            let mut out = gpu.upload(&vec![0xffffu16; (rows + 1) * stride], "fp16 weights").unwrap();
+            let mut saturated = gpu.upload(&[7u32, 99], "a counter").unwrap();
+            dequant::fp8_to_f16(gpu, &matrix, &mut out.all_mut(), &mut saturated.all_mut()).unwrap();
+            let exact = decoded(layout, &weight, &scale);
+            let beyond = exact.iter().filter(|v| f16::from_f32(**v).is_infinite()).count() as u32;
+            let want = exact.into_iter().map(|v| match f16::from_f32(v).to_f32() {
+                f32::INFINITY => 65504.0,
+                f32::NEG_INFINITY => -65504.0,
+                v => v,
+            });
+            let halves = out.download().unwrap();
+            let got: Vec<f32> = halves[..rows * stride]
+                .chunks_exact(stride)
+                .flat_map(|row| row[..cols].iter().map(|&bits| f16::from_bits(bits).to_f32()))
+                .collect();
+            assert_same(layout, &got, want, cols);
+            assert!(halves[rows * stride..].iter().all(|&bits| bits == 0xffff), "the row behind the last");
+            assert_eq!(saturated.download().unwrap(), [7 + beyond, 99], "{rows}×{cols}");
+        }
+    });
+}
+
+#[test]
+fn slots_to_bf16() {
+    let (session, mut random) = (session(), random());
+    session.every_schedule(|gpu| {
+        for format in [Format::Fp8Block, Format::Int4Group32] {
+            let layout = MatrixLayout { format, rows: 200, cols: 288 };
+            let (weight_at, scale_at, pitch, slots) = (64, 72064, 90112, 5);
+            let mut memory = vec![0xffu8; slots * pitch];
+            let mut want = Vec::new();
+            for slot in memory.chunks_exact_mut(pitch) {
+                let (weight, scale) = weights(&mut random, layout, |random| random.normal());
+                slot[weight_at..][..weight.len()].copy_from_slice(&weight);
+                slot[scale_at..][..scale.len()].copy_from_slice(&scale);
+                want.push(decoded(layout, &weight, &scale));
+            }
+            let memory = gpu.upload(&memory, "slots").unwrap();
+            let weights = GroupedWeights::new(memory.all(), layout, weight_at, scale_at, slots, pitch);
+            let list = [3u32, 0, 4, 3];
+            let each = dequant::dequantised_layout(layout).weight_bytes();
+            let mut out = gpu.upload(&vec![0xffu8; list.len() * each], "bf16 matrices").unwrap();
+            let device_list = gpu.upload(&list, "a list").unwrap();
+            dequant::slots_to_bf16(gpu, &weights, device_list.all(), &mut out.all_mut()).unwrap();
+            for (slot, bytes) in list.iter().zip(out.download().unwrap().chunks_exact(each)) {
+                let got: Vec<f32> =
+                    bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+                let want = want[*slot as usize].iter().map(|v| bf16::from_f32(*v).to_f32());
+                assert_same((format, slot), &got, want, layout.cols);
+            }
+        }
+    });
+}
+
+#[test]
+fn dequantising_reads_and_writes_each_byte_once() {
+    let (session, mut random) = (session(), random());
+    for (format, kernel) in [(Format::Fp8Block, "fp8_to_bf16"), (Format::Int4Group32, "int4_to_bf16")] {
+        let layout = MatrixLayout { format, rows: 256, cols: 2048 };
+        let (weight, scale) = weights(&mut random, layout, |random| random.normal());
+        let matrix = CudaMatrix::from_parts(&session.gpu, layout, &weight, &scale).unwrap();
+        let mut out = poisoned_tensor(&session.gpu, layout.rows, layout.cols, Precision::Working);
+        let counted = session.counted(|gpu| match format {
+            Format::Fp8Block => dequant::fp8_to_bf16(gpu, &matrix, &mut out).unwrap(),
+            _ => dequant::int4_to_bf16(gpu, &matrix, &mut out).unwrap(),
+        });
+        if let Some(counts) = counted {
+            assert_moves(&counts, kernel, weight.len() + scale.len() + layout.rows * layout.cols * 2);
+        }
     }
 }

@@ -187,3 +187,64 @@ const _: () = {
         "Offset of field: QuantiseParams::reserved",
     ][::core::mem::offset_of!(QuantiseParams, reserved) - 52usize];
 };
+/// Weights of one size to 16-bit elements. Matrix i of the output is the one in slot slots[i], or slot i without a list.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct DequantParams {
+    /// FP8 or INT4 by the kernel's name, [rows, cols] of slot 0; aligned to 16 bytes.
+    pub weight: u64,
+    /// The scales of slot 0.
+    pub scale: u64,
+    /// Bytes from slot to slot, of weights and of scales; a multiple of 16.
+    pub slot_pitch: u64,
+    /// u32, or 0.
+    pub slots: u64,
+    /// bf16 or fp16 [rows, cols].
+    pub out: u64,
+    /// Elements from matrix to matrix of `out`; a multiple of 8.
+    pub out_pitch: u64,
+    /// u32 that the number of saturated elements is added to (fp16 only).
+    pub saturated: u64,
+    pub rows: u32,
+    pub cols: u32,
+    pub out_stride: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DequantParams"][::core::mem::size_of::<DequantParams>() - 72usize];
+    ["Alignment of DequantParams"][::core::mem::align_of::<DequantParams>() - 8usize];
+    [
+        "Offset of field: DequantParams::weight",
+    ][::core::mem::offset_of!(DequantParams, weight) - 0usize];
+    [
+        "Offset of field: DequantParams::scale",
+    ][::core::mem::offset_of!(DequantParams, scale) - 8usize];
+    [
+        "Offset of field: DequantParams::slot_pitch",
+    ][::core::mem::offset_of!(DequantParams, slot_pitch) - 16usize];
+    [
+        "Offset of field: DequantParams::slots",
+    ][::core::mem::offset_of!(DequantParams, slots) - 24usize];
+    [
+        "Offset of field: DequantParams::out",
+    ][::core::mem::offset_of!(DequantParams, out) - 32usize];
+    [
+        "Offset of field: DequantParams::out_pitch",
+    ][::core::mem::offset_of!(DequantParams, out_pitch) - 40usize];
+    [
+        "Offset of field: DequantParams::saturated",
+    ][::core::mem::offset_of!(DequantParams, saturated) - 48usize];
+    [
+        "Offset of field: DequantParams::rows",
+    ][::core::mem::offset_of!(DequantParams, rows) - 56usize];
+    [
+        "Offset of field: DequantParams::cols",
+    ][::core::mem::offset_of!(DequantParams, cols) - 60usize];
+    [
+        "Offset of field: DequantParams::out_stride",
+    ][::core::mem::offset_of!(DequantParams, out_stride) - 64usize];
+    [
+        "Offset of field: DequantParams::reserved",
+    ][::core::mem::offset_of!(DequantParams, reserved) - 68usize];
+};

@@ -86,5 +86,23 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
             reserved
         }
     );
+    check!(
+        gpu,
+        report,
+        c"echo_dequant",
+        DequantParams {
+            weight,
+            scale,
+            slot_pitch,
+            slots,
+            out,
+            out_pitch,
+            saturated,
+            rows,
+            cols,
+            out_stride,
+            reserved
+        }
+    );
     Ok(())
 }
