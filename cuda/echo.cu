@@ -35,3 +35,6 @@ ECHO(echo_quantise, QuantiseParams, p.x, p.rows_map, p.codes, p.scales, p.x_stri
      p.reserved)
 ECHO(echo_dequant, DequantParams, p.weight, p.scale, p.slot_pitch, p.slots, p.out, p.out_pitch, p.saturated, p.rows, p.cols,
      p.out_stride, p.reserved)
+ECHO(echo_gemm, GemmParams, p.out, p.offsets, p.slots, p.reserved, p.rows, p.cols, p.k, p.groups, p.out_stride, p.out_type,
+     p.reserved2)
+ECHO(echo_gather, GatherParams, p.x, p.rows_map, p.out, p.x_stride, p.out_stride, p.rows, p.cols)

@@ -3,5 +3,6 @@
 
 mod dequant;
 mod echo;
+mod gemm;
 mod harness;
 mod norm;
