@@ -251,7 +251,7 @@ __device__ __forceinline__ void multiply(const GemmParams& p, const GroupTable& 
 #endif
       before = at.stage;
     }
-    wgmma::wait<0>();
+    wgmma::wait<ABRUZZI_MUTANT == 4 ? 1 : 0>();
     wgmma::pin(d);
 #if ABRUZZI_MUTANT != 2
     release(before);
@@ -285,7 +285,9 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
     if (threadIdx.x < 32 && ptx::elect_one()) produce<TileN, Grouped>(p, table, ring, full, empty);
   } else {
     ptx::registers_up<232>();
-    multiply<TileN, Grouped>(p, table, ring, full, empty, threadIdx.x / 128 - 1);
+    // The same in every lane, which the compiler can't see.
+    const uint32_t half = __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0);
+    multiply<TileN, Grouped>(p, table, ring, full, empty, half);
   }
 }
 

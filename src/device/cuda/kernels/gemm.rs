@@ -165,7 +165,7 @@ pub fn linear_bf16<'w>(
     unsafe { gpu.launch(width.linear, launch(gpu, tiles), &params) }
 }
 
-/// out\[r\] = Wᵍ·x\[r\] for rows r in `offsets[g] .. offsets[g + 1]`, where Wᵍ is the bf16 matrix in slot `slot_of_group[g]`.
+/// out\[r\] = Wᵍ·x\[r\] for rows r in `offsets[g] .. offsets[g + 1]`; Wᵍ is the bf16 matrix in slot `slot_of_group[g]`.
 /// `offsets` has one element more than there are groups and does not decrease; rows of `out` outside all groups stay as they
 /// are. Numbers of rows are known to the device alone.
 ///
