@@ -47,3 +47,10 @@ ECHO(echo_combine, CombineParams, p.pairs, p.weights, p.positions, p.sum, p.pair
 ECHO(echo_watch, WatchParams, p.x, p.guard, p.stride, p.rows, p.cols, p.site)
 ECHO(echo_sample, SampleParams, p.logits, p.words, p.ids, p.fault, p.stride, p.rows, p.vocab, p.top_k, p.temperature, p.top_p,
      p.min_p, p.reserved)
+ECHO(echo_quantise, QuantiseParams, p.x, p.rows_map, p.codes, p.scales, p.x_stride, p.row_stride, p.scale_stride, p.rows, p.cols,
+     p.reserved)
+ECHO(echo_dequant, DequantParams, p.weight, p.scale, p.slot_pitch, p.slots, p.out, p.out_pitch, p.saturated, p.rows, p.cols,
+     p.out_stride, p.reserved)
+ECHO(echo_gemm, GemmParams, p.out, p.offsets, p.slots, p.reserved, p.rows, p.cols, p.k, p.groups, p.out_stride, p.out_type,
+     p.reserved2)
+ECHO(echo_gather, GatherParams, p.x, p.rows_map, p.out, p.x_stride, p.out_stride, p.rows, p.cols)

@@ -8,3 +8,5 @@ mod norm;
 mod elementwise;
 mod rope;
 mod watch;
+mod dequant;
+mod gemm;

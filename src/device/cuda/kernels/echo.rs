@@ -152,5 +152,47 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
             reserved
         }
     );
+    check!(
+        gpu,
+        report,
+        c"echo_quantise",
+        QuantiseParams {
+            x,
+            rows_map,
+            codes,
+            scales,
+            x_stride,
+            row_stride,
+            scale_stride,
+            rows,
+            cols,
+            reserved
+        }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_dequant",
+        DequantParams {
+            weight,
+            scale,
+            slot_pitch,
+            slots,
+            out,
+            out_pitch,
+            saturated,
+            rows,
+            cols,
+            out_stride,
+            reserved
+        }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_gemm",
+        GemmParams { out, offsets, slots, reserved, rows, cols, k, groups, out_stride, out_type, reserved2 }
+    );
+    check!(gpu, report, c"echo_gather", GatherParams { x, rows_map, out, x_stride, out_stride, rows, cols });
     Ok(())
 }

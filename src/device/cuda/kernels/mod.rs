@@ -8,3 +8,5 @@ pub mod elementwise;
 pub mod norm;
 pub mod rope;
 pub mod watch;
+pub mod dequant;
+pub mod gemm;
