@@ -31,3 +31,5 @@ struct Echo {
   }
 
 ECHO(echo_rms_norm, RmsNormParams, p.x, p.weight, p.out, p.x_stride, p.out_stride, p.rows, p.cols, p.eps, p.reserved)
+ECHO(echo_quantise, QuantiseParams, p.x, p.rows_map, p.codes, p.scales, p.x_stride, p.row_stride, p.scale_stride, p.rows, p.cols,
+     p.reserved)

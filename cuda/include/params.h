@@ -104,3 +104,26 @@ struct ExpertSlots {
   uint32_t reserved;
 };
 static_assert(sizeof(ExpertSlots) == 128, "no implicit padding");
+
+// ---- dequant.cu --------------------------------------------------------------------------------------------------
+
+/// Activations to FP8 with a scale per token and 128 columns. Output row i is input row rows_map[i], or i without a map.
+struct QuantiseParams {
+  /// bf16 [.., cols].
+  uint64_t x;
+  /// u32 [rows], or 0.
+  uint64_t rows_map;
+  /// e4m3 [rows, cols], rows `row_stride` bytes apart.
+  uint64_t codes;
+  /// f32 [ceil(cols / 128), rows], groups `scale_stride` elements apart.
+  uint64_t scales;
+  uint32_t x_stride;
+  /// A multiple of 16, at least cols.
+  uint32_t row_stride;
+  /// A multiple of 4, at least rows.
+  uint32_t scale_stride;
+  uint32_t rows;
+  uint32_t cols;
+  uint32_t reserved;
+};
+static_assert(sizeof(QuantiseParams) == 56, "no implicit padding");

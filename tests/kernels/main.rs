@@ -1,6 +1,7 @@
 //! Every kernel against a plain reference, on fresh random inputs: on the emulated GPU with every check on and every
 //! asynchronous operation early, late and at random, or on a real one with `ABRUZZI_TEST_GPU=1`.
 
+mod dequant;
 mod echo;
 mod harness;
 mod norm;

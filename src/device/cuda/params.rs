@@ -239,3 +239,59 @@ const _: () = {
         "Offset of field: ExpertSlots::reserved",
     ][::core::mem::offset_of!(ExpertSlots, reserved) - 124usize];
 };
+/// Activations to FP8 with a scale per token and 128 columns. Output row i is input row rows_map[i], or i without a map.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct QuantiseParams {
+    /// bf16 [.., cols].
+    pub x: u64,
+    /// u32 [rows], or 0.
+    pub rows_map: u64,
+    /// e4m3 [rows, cols], rows `row_stride` bytes apart.
+    pub codes: u64,
+    /// f32 [ceil(cols / 128), rows], groups `scale_stride` elements apart.
+    pub scales: u64,
+    pub x_stride: u32,
+    /// A multiple of 16, at least cols.
+    pub row_stride: u32,
+    /// A multiple of 4, at least rows.
+    pub scale_stride: u32,
+    pub rows: u32,
+    pub cols: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of QuantiseParams"][::core::mem::size_of::<QuantiseParams>() - 56usize];
+    ["Alignment of QuantiseParams"][::core::mem::align_of::<QuantiseParams>() - 8usize];
+    [
+        "Offset of field: QuantiseParams::x",
+    ][::core::mem::offset_of!(QuantiseParams, x) - 0usize];
+    [
+        "Offset of field: QuantiseParams::rows_map",
+    ][::core::mem::offset_of!(QuantiseParams, rows_map) - 8usize];
+    [
+        "Offset of field: QuantiseParams::codes",
+    ][::core::mem::offset_of!(QuantiseParams, codes) - 16usize];
+    [
+        "Offset of field: QuantiseParams::scales",
+    ][::core::mem::offset_of!(QuantiseParams, scales) - 24usize];
+    [
+        "Offset of field: QuantiseParams::x_stride",
+    ][::core::mem::offset_of!(QuantiseParams, x_stride) - 32usize];
+    [
+        "Offset of field: QuantiseParams::row_stride",
+    ][::core::mem::offset_of!(QuantiseParams, row_stride) - 36usize];
+    [
+        "Offset of field: QuantiseParams::scale_stride",
+    ][::core::mem::offset_of!(QuantiseParams, scale_stride) - 40usize];
+    [
+        "Offset of field: QuantiseParams::rows",
+    ][::core::mem::offset_of!(QuantiseParams, rows) - 44usize];
+    [
+        "Offset of field: QuantiseParams::cols",
+    ][::core::mem::offset_of!(QuantiseParams, cols) - 48usize];
+    [
+        "Offset of field: QuantiseParams::reserved",
+    ][::core::mem::offset_of!(QuantiseParams, reserved) - 52usize];
+};

@@ -69,5 +69,22 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
         c"echo_rms_norm",
         RmsNormParams { x, weight, out, x_stride, out_stride, rows, cols, eps, reserved }
     );
+    check!(
+        gpu,
+        report,
+        c"echo_quantise",
+        QuantiseParams {
+            x,
+            rows_map,
+            codes,
+            scales,
+            x_stride,
+            row_stride,
+            scale_stride,
+            rows,
+            cols,
+            reserved
+        }
+    );
     Ok(())
 }

@@ -3,5 +3,6 @@
 //! Launchers return once the kernel is issued; what it does wrong shows at the next synchronisation. A wrong shape is a
 //! bug of the caller and panics, as indexing would.
 
+pub mod dequant;
 pub mod echo;
 pub mod norm;
