@@ -3,5 +3,6 @@
 
 mod dequant;
 mod echo;
+mod expert_gemm;
 mod harness;
 mod norm;

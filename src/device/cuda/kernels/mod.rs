@@ -5,4 +5,5 @@
 
 pub mod dequant;
 pub mod echo;
+pub mod expert_gemm;
 pub mod norm;
