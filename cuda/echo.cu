@@ -54,3 +54,8 @@ ECHO(echo_dequant, DequantParams, p.weight, p.scale, p.slot_pitch, p.slots, p.ou
 ECHO(echo_gemm, GemmParams, p.out, p.offsets, p.slots, p.reserved, p.rows, p.cols, p.k, p.groups, p.out_stride, p.out_type,
      p.reserved2)
 ECHO(echo_gather, GatherParams, p.x, p.rows_map, p.out, p.x_stride, p.out_stride, p.rows, p.cols)
+ECHO(echo_expert_gemm, ExpertGemmParams, p.slots.pool, p.slots.slot_bytes, p.slots.table, p.slots.generations, p.slots.stale,
+     p.slots.gate.weight, p.slots.gate.scale, p.slots.gate.rows, p.slots.gate.cols, p.slots.up.weight, p.slots.up.scale,
+     p.slots.up.rows, p.slots.up.cols, p.slots.down.weight, p.slots.down.scale, p.slots.down.rows, p.slots.down.cols,
+     p.slots.experts, p.slots.slots, p.slots.format, p.slots.reserved, p.offsets, p.out, p.out_scale, p.out_stride,
+     p.out_scale_stride, p.rows, p.weight_rows, p.cols, p.column_tiles, p.depth_blocks, p.out_type, p.reserved)

@@ -379,3 +379,57 @@ struct GatherParams {
   uint32_t cols;
 };
 static_assert(sizeof(GatherParams) == 40, "no implicit padding");
+
+// ---- expert_gemm.cu ----------------------------------------------------------------------------------------------
+
+/// Sizes that the launcher shares with the kernels of expert_gemm.cu.
+enum ExpertGemm : uint32_t {
+  EXPERT_GEMM_THREADS = 384,
+  /// Rows of a tile of products.
+  EXPERT_GEMM_TILE = 128,
+  /// Rows of weights in a box, and codes of a row in a box: a scale block.
+  EXPERT_GEMM_BLOCK = 128,
+  /// Row tiles that blocks take side by side before they go on to the next columns.
+  EXPERT_GEMM_BAND = 16,
+  /// Dynamic shared memory in bytes, with one and with two boxes of weights a stage.
+  EXPERT_GEMM_SHARED_1 = 216160,
+  EXPERT_GEMM_SHARED_2 = 215104,
+};
+
+/// FP8 activations times FP8 weights, group by group: rows offsets[g] .. offsets[g + 1] times the weights of expert g.
+struct ExpertGemmParams {
+  /// e4m3 [rows, cols]; boxes of TILE rows by BLOCK codes, 128-byte swizzle.
+  TensorMap x;
+  /// f32 [⌈cols / 128⌉, rows]; boxes of 1 by TILE.
+  TensorMap x_scale;
+  /// e4m3 [slots, rows, cols] of the matrix (down, or gate); boxes of 1 by BLOCK by BLOCK, 128-byte swizzle.
+  TensorMap weight;
+  /// The same of the up matrix, for the gated kernel.
+  TensorMap up;
+  /// Where scales are, and which slot an expert is in. Without a table (0): one group, in slot 0.
+  ExpertSlots slots;
+  /// u32 [experts + 1], or 0: one group of all rows.
+  uint64_t offsets;
+  /// [rows, weight rows]: bf16 or f32, or e4m3 of the gated kernel.
+  uint64_t out;
+  /// f32 [⌈intermediate / 128⌉, rows] of the gated kernel.
+  uint64_t out_scale;
+  /// Elements from row to row of `out`: a multiple of 8, of 16 for e4m3.
+  uint32_t out_stride;
+  /// Elements from group to group of `out_scale`.
+  uint32_t out_scale_stride;
+  /// Rows of x.
+  uint32_t rows;
+  /// Of the weight matrix: columns of the product. A multiple of 16 for the gated kernel.
+  uint32_t weight_rows;
+  /// Of x and the weights: what is summed over. A multiple of 16.
+  uint32_t cols;
+  /// Tiles side by side that cover the columns of the product.
+  uint32_t column_tiles;
+  /// ⌈cols / 128⌉.
+  uint32_t depth_blocks;
+  /// An ActivationType: of `out`, but for the gated kernel.
+  uint32_t out_type;
+  uint64_t reserved;
+};
+static_assert(sizeof(ExpertGemmParams) == 704, "no implicit padding");

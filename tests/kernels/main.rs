@@ -10,3 +10,4 @@ mod rope;
 mod watch;
 mod dequant;
 mod gemm;
+mod expert_gemm;

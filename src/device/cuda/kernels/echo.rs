@@ -194,5 +194,45 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
         GemmParams { out, offsets, slots, reserved, rows, cols, k, groups, out_stride, out_type, reserved2 }
     );
     check!(gpu, report, c"echo_gather", GatherParams { x, rows_map, out, x_stride, out_stride, rows, cols });
+    check!(
+        gpu,
+        report,
+        c"echo_expert_gemm",
+        ExpertGemmParams {
+            slots.pool,
+            slots.slot_bytes,
+            slots.table,
+            slots.generations,
+            slots.stale,
+            slots.gate.weight,
+            slots.gate.scale,
+            slots.gate.rows,
+            slots.gate.cols,
+            slots.up.weight,
+            slots.up.scale,
+            slots.up.rows,
+            slots.up.cols,
+            slots.down.weight,
+            slots.down.scale,
+            slots.down.rows,
+            slots.down.cols,
+            slots.experts,
+            slots.slots,
+            slots.format,
+            slots.reserved,
+            offsets,
+            out,
+            out_scale,
+            out_stride,
+            out_scale_stride,
+            rows,
+            weight_rows,
+            cols,
+            column_tiles,
+            depth_blocks,
+            out_type,
+            reserved
+        }
+    );
     Ok(())
 }

@@ -10,3 +10,4 @@ pub mod rope;
 pub mod watch;
 pub mod dequant;
 pub mod gemm;
+pub mod expert_gemm;
