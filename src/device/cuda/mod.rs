@@ -3,6 +3,7 @@
 //! With `ABRUZZI_EMULATE=1` the stand-in driver of the `cuda-emulator` crate takes its place. Types of the driver
 //! binding stay in this module.
 
+mod device;
 mod gpu;
 mod images;
 pub mod kernels;
@@ -24,6 +25,7 @@ mod pool;
 mod routing;
 mod tensor;
 
+pub use device::{CudaDevice, CudaGuard};
 pub use gpu::Gpu;
 pub use kv::{CudaKvCache, KvPages};
 pub use memory::{Buffer, Slice, SliceMut};
