@@ -31,3 +31,7 @@ struct Echo {
   }
 
 ECHO(echo_rms_norm, RmsNormParams, p.x, p.weight, p.out, p.x_stride, p.out_stride, p.rows, p.cols, p.eps, p.reserved)
+ECHO(echo_route_progress, RouteProgress, p.fault, p.blocks_done, p.reserved)
+ECHO(echo_route, RouteParams, p.logits, p.bias, p.ids, p.weights, p.sorted, p.sorted_tokens, p.positions, p.offsets, p.fault,
+     p.progress, p.logits_stride, p.tokens, p.experts, p.top_k, p.groups, p.groups_kept, p.block_tokens, p.normalise,
+     p.scaling, p.reserved)

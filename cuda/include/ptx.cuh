@@ -7,6 +7,11 @@
 
 #include "params.h"
 
+/// A fault to compile in, by its number in the file; 0 is none. The tests show that each would be noticed.
+#ifndef ABRUZZI_MUTANT
+#define ABRUZZI_MUTANT 0
+#endif
+
 namespace ptx {
 
 // ---- Addresses and threads -------------------------------------------------------------------------------------
