@@ -59,3 +59,7 @@ ECHO(echo_expert_gemm, ExpertGemmParams, p.slots.pool, p.slots.slot_bytes, p.slo
      p.slots.up.rows, p.slots.up.cols, p.slots.down.weight, p.slots.down.scale, p.slots.down.rows, p.slots.down.cols,
      p.slots.experts, p.slots.slots, p.slots.format, p.slots.reserved, p.offsets, p.out, p.out_scale, p.out_stride,
      p.out_scale_stride, p.rows, p.weight_rows, p.cols, p.column_tiles, p.depth_blocks, p.out_type, p.reserved)
+ECHO(echo_route_progress, RouteProgress, p.fault, p.blocks_done, p.reserved)
+ECHO(echo_route, RouteParams, p.logits, p.bias, p.ids, p.weights, p.sorted, p.sorted_tokens, p.positions, p.offsets, p.fault,
+     p.progress, p.logits_stride, p.tokens, p.experts, p.top_k, p.groups, p.groups_kept, p.block_tokens, p.normalise,
+     p.scaling, p.reserved)

@@ -433,3 +433,52 @@ struct ExpertGemmParams {
   uint64_t reserved;
 };
 static_assert(sizeof(ExpertGemmParams) == 704, "no implicit padding");
+
+// ---- route.cu ------------------------------------------------------------------------------------------------------
+
+/// What blocks of a launch tell each other. Between launches: no fault, no block.
+struct RouteProgress {
+  /// The smallest token << 32 | candidates so far, all ones if none.
+  uint64_t fault;
+  uint32_t blocks_done;
+  uint32_t reserved;
+};
+static_assert(sizeof(RouteProgress) == 16, "no implicit padding");
+
+/// Chooses experts and sorts the pairs token · top_k + rank by expert; the rules are in src/device/routing.rs.
+struct RouteParams {
+  /// f32 [tokens, experts].
+  uint64_t logits;
+  /// f32 [experts].
+  uint64_t bias;
+  /// u32 [tokens, top_k], best first.
+  uint64_t ids;
+  /// f32 [tokens, top_k].
+  uint64_t weights;
+  /// u32 [tokens · top_k]: pairs by expert, in order within an expert.
+  uint64_t sorted;
+  /// u32 [tokens · top_k]: the token of each sorted pair.
+  uint64_t sorted_tokens;
+  /// u32 [tokens, top_k]: where each pair stands in `sorted`.
+  uint64_t positions;
+  /// u32 [experts + 1]: the first sorted pair of each expert, and their number last.
+  uint64_t offsets;
+  /// One u64: token << 32 | candidates of the first token that had fewer than top_k, all ones if none.
+  uint64_t fault;
+  /// RouteProgress.
+  uint64_t progress;
+  uint32_t logits_stride;
+  uint32_t tokens;
+  uint32_t experts;
+  uint32_t top_k;
+  uint32_t groups;
+  /// Groups a token may choose from.
+  uint32_t groups_kept;
+  /// Tokens of a block.
+  uint32_t block_tokens;
+  /// 1: divide the weights by their sum.
+  uint32_t normalise;
+  float scaling;
+  uint32_t reserved;
+};
+static_assert(sizeof(RouteParams) == 120, "no implicit padding");

@@ -11,6 +11,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod routing;
+mod sigmoid;
 
 pub use routing::{Routing, RoutingFault};
 

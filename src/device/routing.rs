@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::sigmoid::sigmoid;
 use crate::config::MoeConfig;
 
 /// Where routing could not follow the scores.
@@ -51,10 +52,6 @@ fn rank_key(value: f32) -> u32 {
     }
     let bits = (value + 0.0).to_bits();
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
-}
-
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// Index of the largest key, the lowest index among equals; `None` if all are tombstones.

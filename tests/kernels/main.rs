@@ -11,3 +11,4 @@ mod watch;
 mod dequant;
 mod gemm;
 mod expert_gemm;
+mod route;

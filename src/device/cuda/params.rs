@@ -131,6 +131,132 @@ const _: () = {
         "Offset of field: RmsNormParams::reserved",
     ][::core::mem::offset_of!(RmsNormParams, reserved) - 44usize];
 };
+/// What blocks of a launch tell each other. Between launches: no fault, no block.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct RouteProgress {
+    /// The smallest token << 32 | candidates so far, all ones if none.
+    pub fault: u64,
+    pub blocks_done: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouteProgress"][::core::mem::size_of::<RouteProgress>() - 16usize];
+    ["Alignment of RouteProgress"][::core::mem::align_of::<RouteProgress>() - 8usize];
+    [
+        "Offset of field: RouteProgress::fault",
+    ][::core::mem::offset_of!(RouteProgress, fault) - 0usize];
+    [
+        "Offset of field: RouteProgress::blocks_done",
+    ][::core::mem::offset_of!(RouteProgress, blocks_done) - 8usize];
+    [
+        "Offset of field: RouteProgress::reserved",
+    ][::core::mem::offset_of!(RouteProgress, reserved) - 12usize];
+};
+/// Chooses experts and sorts the pairs token · top_k + rank by expert; the rules are in src/device/routing.rs.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct RouteParams {
+    /// f32 [tokens, experts].
+    pub logits: u64,
+    /// f32 [experts].
+    pub bias: u64,
+    /// u32 [tokens, top_k], best first.
+    pub ids: u64,
+    /// f32 [tokens, top_k].
+    pub weights: u64,
+    /// u32 [tokens · top_k]: pairs by expert, in order within an expert.
+    pub sorted: u64,
+    /// u32 [tokens · top_k]: the token of each sorted pair.
+    pub sorted_tokens: u64,
+    /// u32 [tokens, top_k]: where each pair stands in `sorted`.
+    pub positions: u64,
+    /// u32 [experts + 1]: the first sorted pair of each expert, and their number last.
+    pub offsets: u64,
+    /// One u64: token << 32 | candidates of the first token that had fewer than top_k, all ones if none.
+    pub fault: u64,
+    /// RouteProgress.
+    pub progress: u64,
+    pub logits_stride: u32,
+    pub tokens: u32,
+    pub experts: u32,
+    pub top_k: u32,
+    pub groups: u32,
+    /// Groups a token may choose from.
+    pub groups_kept: u32,
+    /// Tokens of a block.
+    pub block_tokens: u32,
+    /// 1: divide the weights by their sum.
+    pub normalise: u32,
+    pub scaling: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouteParams"][::core::mem::size_of::<RouteParams>() - 120usize];
+    ["Alignment of RouteParams"][::core::mem::align_of::<RouteParams>() - 8usize];
+    [
+        "Offset of field: RouteParams::logits",
+    ][::core::mem::offset_of!(RouteParams, logits) - 0usize];
+    [
+        "Offset of field: RouteParams::bias",
+    ][::core::mem::offset_of!(RouteParams, bias) - 8usize];
+    [
+        "Offset of field: RouteParams::ids",
+    ][::core::mem::offset_of!(RouteParams, ids) - 16usize];
+    [
+        "Offset of field: RouteParams::weights",
+    ][::core::mem::offset_of!(RouteParams, weights) - 24usize];
+    [
+        "Offset of field: RouteParams::sorted",
+    ][::core::mem::offset_of!(RouteParams, sorted) - 32usize];
+    [
+        "Offset of field: RouteParams::sorted_tokens",
+    ][::core::mem::offset_of!(RouteParams, sorted_tokens) - 40usize];
+    [
+        "Offset of field: RouteParams::positions",
+    ][::core::mem::offset_of!(RouteParams, positions) - 48usize];
+    [
+        "Offset of field: RouteParams::offsets",
+    ][::core::mem::offset_of!(RouteParams, offsets) - 56usize];
+    [
+        "Offset of field: RouteParams::fault",
+    ][::core::mem::offset_of!(RouteParams, fault) - 64usize];
+    [
+        "Offset of field: RouteParams::progress",
+    ][::core::mem::offset_of!(RouteParams, progress) - 72usize];
+    [
+        "Offset of field: RouteParams::logits_stride",
+    ][::core::mem::offset_of!(RouteParams, logits_stride) - 80usize];
+    [
+        "Offset of field: RouteParams::tokens",
+    ][::core::mem::offset_of!(RouteParams, tokens) - 84usize];
+    [
+        "Offset of field: RouteParams::experts",
+    ][::core::mem::offset_of!(RouteParams, experts) - 88usize];
+    [
+        "Offset of field: RouteParams::top_k",
+    ][::core::mem::offset_of!(RouteParams, top_k) - 92usize];
+    [
+        "Offset of field: RouteParams::groups",
+    ][::core::mem::offset_of!(RouteParams, groups) - 96usize];
+    [
+        "Offset of field: RouteParams::groups_kept",
+    ][::core::mem::offset_of!(RouteParams, groups_kept) - 100usize];
+    [
+        "Offset of field: RouteParams::block_tokens",
+    ][::core::mem::offset_of!(RouteParams, block_tokens) - 104usize];
+    [
+        "Offset of field: RouteParams::normalise",
+    ][::core::mem::offset_of!(RouteParams, normalise) - 108usize];
+    [
+        "Offset of field: RouteParams::scaling",
+    ][::core::mem::offset_of!(RouteParams, scaling) - 112usize];
+    [
+        "Offset of field: RouteParams::reserved",
+    ][::core::mem::offset_of!(RouteParams, reserved) - 116usize];
+};
 /// Where an expert is: a slot, and what its generation must be for the slot to hold that expert.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

@@ -22,6 +22,8 @@ pub struct CudaRouting {
     pub(super) offsets: Buffer<u32>,
     /// The first row whose scores could not fill its top-k: token << 32 | candidates, all ones if none.
     pub(super) fault: Buffer<u64>,
+    /// A `RouteProgress`, as a launch expects and leaves it: no fault, no block.
+    pub(super) progress: Buffer<u64>,
     pub(super) tokens: usize,
     max_tokens: usize,
     top_k: usize,
@@ -47,6 +49,7 @@ impl CudaRouting {
             positions: gpu.alloc(pairs, &what)?,
             offsets: gpu.alloc(moe.num_experts + 1, &what)?,
             fault: gpu.upload(&[NO_FAULT], &what)?,
+            progress: gpu.upload(&[NO_FAULT, 0], &what)?,
             tokens: 0,
             max_tokens,
             top_k: moe.top_k,

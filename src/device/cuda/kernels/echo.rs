@@ -234,5 +234,33 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
             reserved
         }
     );
+    check!(gpu, report, c"echo_route_progress", RouteProgress { fault, blocks_done, reserved });
+    check!(
+        gpu,
+        report,
+        c"echo_route",
+        RouteParams {
+            logits,
+            bias,
+            ids,
+            weights,
+            sorted,
+            sorted_tokens,
+            positions,
+            offsets,
+            fault,
+            progress,
+            logits_stride,
+            tokens,
+            experts,
+            top_k,
+            groups,
+            groups_kept,
+            block_tokens,
+            normalise,
+            scaling,
+            reserved,
+        }
+    );
     Ok(())
 }

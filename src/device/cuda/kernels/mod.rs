@@ -11,3 +11,4 @@ pub mod watch;
 pub mod dequant;
 pub mod gemm;
 pub mod expert_gemm;
+pub mod route;
