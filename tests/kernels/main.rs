@@ -3,4 +3,5 @@
 
 mod echo;
 mod harness;
+mod mla;
 mod norm;
