@@ -31,6 +31,11 @@ struct Echo {
   }
 
 ECHO(echo_rms_norm, RmsNormParams, p.x, p.weight, p.out, p.x_stride, p.out_stride, p.rows, p.cols, p.eps, p.reserved)
+
+// ---- mla_decode.cu, mla_prefill.cu
+
+#define MATRIX(m) m.weight, m.scale, m.rows, m.cols, m.format, m.reserved
+#define PAGES(p) p.table, p.layer_offset, p.stride, p.reserved
 ECHO(echo_add_rms_norm, AddRmsNormParams, p.x, p.sum, p.weight, p.out, p.x_stride, p.sum_stride, p.out_stride, p.rows, p.cols,
      p.eps)
 ECHO(echo_rope_query, RopeQueryParams, p.q, p.inv_freq, p.stride, p.tokens, p.heads, p.nope, p.rope, p.start, p.amplitude,
@@ -63,3 +68,13 @@ ECHO(echo_route_progress, RouteProgress, p.fault, p.blocks_done, p.reserved)
 ECHO(echo_route, RouteParams, p.logits, p.bias, p.ids, p.weights, p.sorted, p.sorted_tokens, p.positions, p.offsets, p.fault,
      p.progress, p.logits_stride, p.tokens, p.experts, p.top_k, p.groups, p.groups_kept, p.block_tokens, p.normalise,
      p.scaling, p.reserved)
+ECHO(echo_mla_absorb, MlaAbsorbParams, MATRIX(p.kv_b), p.q, p.query, p.q_stride, p.tokens, p.heads, p.nope, p.rope, p.v)
+ECHO(echo_mla_attend, MlaAttendParams, PAGES(p.pages), p.query, p.partial, p.log_sum, p.start, p.tokens, p.heads, p.splits,
+     p.scale, p.reserved)
+ECHO(echo_mla_combine, MlaCombineParams, p.partial, p.log_sum, p.mixed, p.rows, p.splits)
+ECHO(echo_mla_project, MlaProjectParams, MATRIX(p.kv_b), p.mixed, p.out, p.out_stride, p.tokens, p.heads, p.nope, p.v,
+     p.reserved)
+ECHO(echo_mla_expand, MlaExpandParams, MATRIX(p.kv_b), PAGES(p.pages), p.expanded, p.stride, p.first, p.end, p.reserved)
+ECHO(echo_mla_prefill, MlaPrefillParams, PAGES(p.pages), p.q, p.expanded, p.sums, p.norms, p.out, p.q_stride,
+     p.expanded_stride, p.out_stride, p.start, p.tokens, p.heads, p.nope, p.rope, p.v, p.first, p.end, p.resume, p.finish,
+     p.scale)

@@ -482,3 +482,131 @@ struct RouteParams {
   uint32_t reserved;
 };
 static_assert(sizeof(RouteParams) == 120, "no implicit padding");
+
+// ---- mla_decode.cu, mla_prefill.cu ---------------------------------------------------------------------------------
+
+/// One layer of a sequence's latent cache: pages of 64 tokens, a row a token, bf16, the latent and then the rotated key part.
+struct LatentPages {
+  /// u64 [pages]: addresses. Entries beyond the last token's page are never followed.
+  uint64_t table;
+  /// Bytes from a page's start to this layer's rows.
+  uint64_t layer_offset;
+  /// Elements from row to row; a multiple of 8.
+  uint32_t stride;
+  uint32_t reserved;
+};
+static_assert(sizeof(LatentPages) == 24, "no implicit padding");
+
+/// query[t, h] = (q_nope[t, h]·K_h, q_rope[t, h]) with K_h the key rows of head h in kv_b.
+struct MlaAbsorbParams {
+  /// [heads · (nope + v), latent].
+  WeightMatrix kv_b;
+  /// bf16 [tokens, heads · (nope + rope)].
+  uint64_t q;
+  /// bf16 [tokens · heads, latent + rope].
+  uint64_t query;
+  uint32_t q_stride;
+  uint32_t tokens;
+  uint32_t heads;
+  uint32_t nope;
+  uint32_t rope;
+  uint32_t v;
+};
+static_assert(sizeof(MlaAbsorbParams) == 72, "no implicit padding");
+
+/// Attention of absorbed queries over the latent cache, a split of each token's pages at a time.
+struct MlaAttendParams {
+  LatentPages pages;
+  /// bf16 [tokens · heads, latent + rope].
+  uint64_t query;
+  /// f32 [splits, tokens · heads, latent]: each split's weighted mean of latents.
+  uint64_t partial;
+  /// f32 [splits, tokens · heads]: log2 of each split's sum of weights.
+  uint64_t log_sum;
+  /// Token t sees positions 0 ..= start + t.
+  uint32_t start;
+  uint32_t tokens;
+  uint32_t heads;
+  /// At most the pages of the first token.
+  uint32_t splits;
+  /// What scores are multiplied with, times log2(e).
+  float scale;
+  uint32_t reserved;
+};
+static_assert(sizeof(MlaAttendParams) == 72, "no implicit padding");
+
+/// mixed[r] = the splits' means, weighted by their sums.
+struct MlaCombineParams {
+  uint64_t partial;
+  uint64_t log_sum;
+  /// f32 [rows, latent].
+  uint64_t mixed;
+  uint32_t rows;
+  uint32_t splits;
+};
+static_assert(sizeof(MlaCombineParams) == 32, "no implicit padding");
+
+/// out[t, h] = V_h·mixed[t, h] with V_h the value rows of head h in kv_b.
+struct MlaProjectParams {
+  WeightMatrix kv_b;
+  /// f32 [tokens · heads, latent].
+  uint64_t mixed;
+  /// bf16 [tokens, heads · v].
+  uint64_t out;
+  uint32_t out_stride;
+  uint32_t tokens;
+  uint32_t heads;
+  uint32_t nope;
+  uint32_t v;
+  uint32_t reserved;
+};
+static_assert(sizeof(MlaProjectParams) == 72, "no implicit padding");
+
+/// expanded[j] = kv_b·c_j for the cached latents of positions first .. end.
+struct MlaExpandParams {
+  WeightMatrix kv_b;
+  LatentPages pages;
+  /// bf16 [end − first rounded up to 64, stride]; rows beyond `end` become zero.
+  uint64_t expanded;
+  uint32_t stride;
+  /// A multiple of 64.
+  uint32_t first;
+  uint32_t end;
+  uint32_t reserved;
+};
+static_assert(sizeof(MlaExpandParams) == 80, "no implicit padding");
+
+/// Causal attention of many queries over expanded keys and values of positions first .. end.
+struct MlaPrefillParams {
+  LatentPages pages;
+  /// bf16 [tokens, heads · (nope + rope)].
+  uint64_t q;
+  /// bf16 [.., heads · (nope + v)], from position `first` on.
+  uint64_t expanded;
+  /// f32 [tokens, heads · v]: weighted sums of values so far.
+  uint64_t sums;
+  /// f32 pairs [tokens, heads]: the largest score so far and Σ e^(score − largest).
+  uint64_t norms;
+  /// bf16 [tokens, heads · v].
+  uint64_t out;
+  uint32_t q_stride;
+  uint32_t expanded_stride;
+  uint32_t out_stride;
+  /// Query t sees positions 0 ..= start + t.
+  uint32_t start;
+  uint32_t tokens;
+  uint32_t heads;
+  uint32_t nope;
+  uint32_t rope;
+  uint32_t v;
+  /// A multiple of 64.
+  uint32_t first;
+  uint32_t end;
+  /// Whether `sums` and `norms` hold what earlier positions gave.
+  uint32_t resume;
+  /// Whether these are the last positions: `out` is written, else `sums` and `norms`.
+  uint32_t finish;
+  /// What scores are multiplied with, times log2(e).
+  float scale;
+};
+static_assert(sizeof(MlaPrefillParams) == 120, "no implicit padding");

@@ -12,3 +12,4 @@ mod dequant;
 mod gemm;
 mod expert_gemm;
 mod route;
+mod mla;

@@ -262,5 +262,36 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
             reserved,
         }
     );
+    check!(
+        gpu,
+        report,
+        c"echo_mla_absorb",
+        MlaAbsorbParams { kv_b.weight, kv_b.scale, kv_b.rows, kv_b.cols, kv_b.format, kv_b.reserved, q, query, q_stride, tokens, heads, nope, rope, v }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_mla_attend",
+        MlaAttendParams { pages.table, pages.layer_offset, pages.stride, pages.reserved, query, partial, log_sum, start, tokens, heads, splits, scale, reserved }
+    );
+    check!(gpu, report, c"echo_mla_combine", MlaCombineParams { partial, log_sum, mixed, rows, splits });
+    check!(
+        gpu,
+        report,
+        c"echo_mla_project",
+        MlaProjectParams { kv_b.weight, kv_b.scale, kv_b.rows, kv_b.cols, kv_b.format, kv_b.reserved, mixed, out, out_stride, tokens, heads, nope, v, reserved }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_mla_expand",
+        MlaExpandParams { kv_b.weight, kv_b.scale, kv_b.rows, kv_b.cols, kv_b.format, kv_b.reserved, pages.table, pages.layer_offset, pages.stride, pages.reserved, expanded, stride, first, end, reserved }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_mla_prefill",
+        MlaPrefillParams { pages.table, pages.layer_offset, pages.stride, pages.reserved, q, expanded, sums, norms, out, q_stride, expanded_stride, out_stride, start, tokens, heads, nope, rope, v, first, end, resume, finish, scale }
+    );
     Ok(())
 }

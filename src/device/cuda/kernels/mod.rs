@@ -12,3 +12,4 @@ pub mod dequant;
 pub mod gemm;
 pub mod expert_gemm;
 pub mod route;
+pub mod mla;
