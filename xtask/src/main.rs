@@ -1,15 +1,21 @@
 //! What a maintainer runs: tests, continuous integration, the CUDA toolchain, measurements, fuzzing.
 
 mod bench;
+mod clock;
 mod emulate;
 mod fuzz;
+mod gates;
 mod install;
+#[path = "../../build/nvcc.rs"]
+#[allow(dead_code, reason = "the build script uses all of it")]
+mod nvcc;
 #[path = "../../build/toolchain.rs"]
 mod toolchain;
 #[cfg(test)]
 mod toolchain_tests;
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +44,13 @@ enum Task {
         /// CUTLASS's headers and examples too, into target/toolchain-cutlass.
         #[arg(long)]
         cutlass: bool,
+    },
+    /// Holds the compiled kernels to cuda/gates.toml and the table of docs/kernels.md: registers, spills, shared memory,
+    /// occupancy, machine code. Needs no GPU.
+    Gates {
+        /// Writes the table anew.
+        #[arg(long)]
+        write: bool,
     },
     /// Writes src/device/cuda/params.rs anew from cuda/include/params.h.
     Bindings,
@@ -81,6 +94,7 @@ fn main() -> Result<()> {
             let check = ["check", "--package", "abruzzi", "--lib", "--features", "cuda"];
             run(command(&check).env("ABRUZZI_WRITE_BINDINGS", "1"))
         }
+        Task::Gates { write } => gates::run(write),
         Task::Emulate { command } => emulate::run(&command),
         Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Ci => {
@@ -175,10 +189,14 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
+/// The workspace.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
 /// Where cargo puts what it builds.
-fn target_dir() -> std::path::PathBuf {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(std::path::Path::new("."));
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into)
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
