@@ -23,6 +23,7 @@ mod params;
 mod pool;
 mod routing;
 mod tensor;
+mod timing;
 
 pub use gpu::Gpu;
 pub use kv::{CudaKvCache, KvPages};
