@@ -99,7 +99,7 @@ impl<'a> Bench<'a> {
         work: Work,
         setup: impl Fn(&Gpu, &mut Random) -> Launch,
     ) {
-        let (seconds, budget) = (work.emulated_seconds(), if quick() { 1.0 } else { 60.0 });
+        let (seconds, budget) = (work.emulated_seconds(), if quick() { 1.0 } else { 20.0 });
         if !real() && seconds > budget {
             println!("{kernel} {shape}: not on the emulator, which would take some {seconds:.0} s");
             return;

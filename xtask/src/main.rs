@@ -5,6 +5,7 @@ mod clock;
 mod emulate;
 mod fuzz;
 mod gates;
+mod gpu;
 mod install;
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code, reason = "the build script uses all of it")]
@@ -52,6 +53,16 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// The kernels on a real GPU: tests, compute-sanitizer, benches beside their modelled times. The report goes to
+    /// docs/gpu-runs.
+    Gpu {
+        /// Makes target/abruzzi-gpu.tar.gz instead, for a machine with a GPU and neither Rust nor a network.
+        #[arg(long)]
+        package: bool,
+        /// Runs a few tests and the benches on the emulator; the report goes to target/gpu-dry-run.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Writes src/device/cuda/params.rs anew from cuda/include/params.h.
     Bindings,
     /// The fuzz targets, one after the other; fails on a finding. Needs cargo-fuzz and a nightly toolchain.
@@ -95,6 +106,7 @@ fn main() -> Result<()> {
             run(command(&check).env("ABRUZZI_WRITE_BINDINGS", "1"))
         }
         Task::Gates { write } => gates::run(write),
+        Task::Gpu { package, dry_run } => gpu::run(package, dry_run),
         Task::Emulate { command } => emulate::run(&command),
         Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Ci => ci(),
@@ -116,7 +128,9 @@ fn ci() -> Result<()> {
     // What everybody else builds: the command line, without CUDA.
     cargo(&["clippy", "--package", "abruzzi", "--bins", "--", "-D", "warnings"])?;
     gates::run(false)?;
-    test()
+    test()?;
+    // With what the tests have built.
+    gpu::run(false, true)
 }
 
 /// Shows where the tools are, having installed what is missing.
