@@ -6,6 +6,7 @@ mod bindings;
 #[cfg(feature = "cuda")]
 mod images;
 #[cfg(feature = "cuda")]
+#[allow(dead_code, reason = "shared with xtask, which uses all of it")]
 mod nvcc;
 #[cfg(feature = "cuda")]
 #[allow(dead_code, reason = "shared with xtask, which uses all of it")]

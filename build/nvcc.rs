@@ -58,7 +58,9 @@ pub fn compile_all(job: &Job) -> io::Result<Vec<Compiled>> {
     let sources = sources(job.root)?;
     let headers = files(&job.root.join("cuda/include"), &["h", "cuh"])?;
     let mut shared = DefaultHasher::new();
-    flags(job).hash(&mut shared);
+    // Without the host compiler, which only preprocesses: the build script names one and the gates do not, and both are
+    // to find the same code.
+    flags(&Job { host_compiler: None, ..*job }).hash(&mut shared);
     (&job.toolchain.nvcc, job.toolchain.version.to_string()).hash(&mut shared);
     for header in &headers {
         (header, fs::read(header)?).hash(&mut shared);

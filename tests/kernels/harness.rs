@@ -16,6 +16,11 @@ pub fn real() -> bool {
     std::env::var_os("ABRUZZI_TEST_GPU").is_some_and(|v| v == "1")
 }
 
+/// Whether to leave out what only more of the same would show: under compute-sanitizer, in a dry run.
+pub fn quick() -> bool {
+    std::env::var_os("ABRUZZI_TEST_QUICK").is_some_and(|v| v == "1")
+}
+
 /// The emulator's settings are the process's: one test at a time.
 static TURN: Mutex<()> = Mutex::new(());
 

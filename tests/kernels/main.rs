@@ -13,3 +13,4 @@ mod gemm;
 mod expert_gemm;
 mod route;
 mod mla;
+mod timing;

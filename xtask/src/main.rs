@@ -1,15 +1,22 @@
 //! What a maintainer runs: tests, continuous integration, the CUDA toolchain, measurements, fuzzing.
 
 mod bench;
+mod clock;
 mod emulate;
 mod fuzz;
+mod gates;
+mod gpu;
 mod install;
+#[path = "../../build/nvcc.rs"]
+#[allow(dead_code, reason = "the build script uses all of it")]
+mod nvcc;
 #[path = "../../build/toolchain.rs"]
 mod toolchain;
 #[cfg(test)]
 mod toolchain_tests;
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -28,7 +35,7 @@ struct Cli {
 enum Task {
     /// Every test: unit, integration, documentation; prints how many ran.
     Test,
-    /// What continuous integration runs: formatting, lints, documentation, then every test.
+    /// What continuous integration runs: formatting, lints, documentation, the kernels' gates, then every test.
     Ci,
     /// Finds a CUDA compiler and libclang, or installs them from PyPI into target/toolchain; says what it uses.
     Toolchain {
@@ -38,6 +45,23 @@ enum Task {
         /// CUTLASS's headers and examples too, into target/toolchain-cutlass.
         #[arg(long)]
         cutlass: bool,
+    },
+    /// Holds the compiled kernels to cuda/gates.toml and the table of docs/kernels.md: registers, spills, shared memory,
+    /// occupancy, machine code. Needs no GPU.
+    Gates {
+        /// Writes the table anew.
+        #[arg(long)]
+        write: bool,
+    },
+    /// The kernels on a real GPU: tests, compute-sanitizer, benches beside their modelled times. The report goes to
+    /// docs/gpu-runs.
+    Gpu {
+        /// Makes target/abruzzi-gpu.tar.gz instead, for a machine with a GPU and neither Rust nor a network.
+        #[arg(long)]
+        package: bool,
+        /// Runs a few tests and the benches on the emulator; the report goes to target/gpu-dry-run.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Writes src/device/cuda/params.rs anew from cuda/include/params.h.
     Bindings,
@@ -81,20 +105,32 @@ fn main() -> Result<()> {
             let check = ["check", "--package", "abruzzi", "--lib", "--features", "cuda"];
             run(command(&check).env("ABRUZZI_WRITE_BINDINGS", "1"))
         }
+        Task::Gates { write } => gates::run(write),
+        Task::Gpu { package, dry_run } => gpu::run(package, dry_run),
         Task::Emulate { command } => emulate::run(&command),
         Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
-        Task::Ci => {
-            cargo(&["fmt", "--all", "--", "--check"])?;
-            cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-            run(command(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
-            // The crate as an embedder takes it, without the command line's dependencies.
-            cargo(&["check", "--package", "abruzzi", "--lib", "--no-default-features"])?;
-            // What everybody else builds: the command line, without CUDA.
-            cargo(&["clippy", "--package", "abruzzi", "--bins", "--", "-D", "warnings"])?;
-            test()
-        }
+        Task::Ci => ci(),
         Task::Toolchain { print, cutlass } => show_toolchain(print, cutlass),
     }
+}
+
+/// Everything a change must pass, cheapest first.
+fn ci() -> Result<()> {
+    // Lints and documentation with every feature compile the kernels.
+    let found = Toolchain::find_or_install()?;
+    eprintln!("nvcc {} at {}", found.version, found.nvcc.display());
+    cargo(&["fmt", "--all", "--", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
+    let doc = ["doc", "--workspace", "--no-deps", "--all-features"];
+    run(command(&doc).env("RUSTDOCFLAGS", "-D warnings"))?;
+    // The crate as an embedder takes it, without the command line's dependencies.
+    cargo(&["check", "--package", "abruzzi", "--lib", "--no-default-features"])?;
+    // What everybody else builds: the command line, without CUDA.
+    cargo(&["clippy", "--package", "abruzzi", "--bins", "--", "-D", "warnings"])?;
+    gates::run(false)?;
+    test()?;
+    // With what the tests have built.
+    gpu::run(false, true)
 }
 
 /// Shows where the tools are, having installed what is missing.
@@ -175,10 +211,14 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
+/// The workspace.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
 /// Where cargo puts what it builds.
-fn target_dir() -> std::path::PathBuf {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(std::path::Path::new("."));
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into)
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
 }
 
 fn cargo(args: &[&str]) -> Result<()> {

@@ -24,6 +24,7 @@ mod params;
 mod pool;
 mod routing;
 mod tensor;
+mod timing;
 
 pub use device::{CudaDevice, CudaGuard};
 pub use gpu::Gpu;
