@@ -41,6 +41,7 @@ struct Scratch {
     frequencies: Option<(Vec<f32>, Buffer<f32>)>,
     gate: Option<CudaTensor>,
     up: Option<CudaTensor>,
+    hidden: Option<CudaTensor>,
     quantised: Option<QuantisedTensor>,
     experts: Option<ExpertScratch>,
     expert_gemv: Option<ExpertGemvScratch>,
@@ -235,8 +236,9 @@ impl Device for CudaDevice {
         let up = fit_tensor(&self.gpu, &mut scratch.up, x.rows(), width)?;
         self.multiply(x, &mlp.gate, &mut scratch.quantised, gate)?;
         self.multiply(x, &mlp.up, &mut scratch.quantised, up)?;
-        elementwise::swiglu(&self.gpu, gate, up)?;
-        self.multiply(gate, &mlp.down, &mut scratch.quantised, out)
+        let hidden = fit_tensor(&self.gpu, &mut scratch.hidden, x.rows(), width)?;
+        elementwise::swiglu(&self.gpu, gate, up, hidden)?;
+        self.multiply(hidden, &mlp.down, &mut scratch.quantised, out)
     }
 
     fn rows(&self, x: &CudaTensor, range: Range<usize>, out: &mut CudaTensor) -> Result<()> {
@@ -252,9 +254,8 @@ impl Device for CudaDevice {
     ) -> Result<()> {
         let mut scratch = self.scratch();
         let frequencies = scratch.frequencies(&self.gpu, rope)?.all();
-        let AttentionConfig { num_heads, nope_head_dim, rope_head_dim, .. } = *attention;
-        let shape = (num_heads, nope_head_dim, rope_head_dim);
-        rope::rope_query(&self.gpu, q, start, shape, frequencies, rope.amplitude)
+        let AttentionConfig { num_heads, nope_head_dim: nope, rope_head_dim: rotary, .. } = *attention;
+        rope::rope_query(&self.gpu, q, start, num_heads, nope, rotary, frequencies, rope.amplitude)
     }
 
     fn kv_append(
@@ -338,6 +339,6 @@ impl Device for CudaDevice {
         let sites = std::mem::take(&mut guard.sites);
         let Some((site, row, col)) = watch::unpack(guard.word.download()?[0]) else { return Ok(None) };
         guard.word.all_mut().write(&self.gpu, &[NO_FAULT])?;
-        Ok(Some(Trip { site: sites[site], row, col }))
+        Ok(Some(Trip { site: sites[site as usize], row, col }))
     }
 }

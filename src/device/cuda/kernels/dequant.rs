@@ -58,6 +58,11 @@ impl QuantisedTensor {
             scale_stride,
         })
     }
+
+    /// Whether it can take `rows` rows of `cols` columns.
+    pub fn fits(&self, rows: usize, cols: usize) -> bool {
+        self.cols == cols && self.codes.len() >= rows * self.row_stride
+    }
 }
 
 /// Quantises to FP8 with a scale per row and 128 columns; row i of `out` is row `rows_map[i]` of `x`, or row i without a

@@ -47,6 +47,11 @@ impl ExpertScratch {
             h: QuantisedTensor::new(gpu, max_pairs, intermediate)?,
         })
     }
+
+    /// Whether there is room for `pairs` pairs of these widths.
+    pub fn fits(&self, pairs: usize, hidden: usize, intermediate: usize) -> bool {
+        self.x.fits(pairs, hidden) && self.h.fits(pairs, intermediate)
+    }
 }
 
 /// out = W·x with FP8 weights; `out` of either precision. x is left quantised in `scratch`.
