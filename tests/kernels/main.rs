@@ -2,5 +2,6 @@
 //! asynchronous operation early, late and at random, or on a real one with `ABRUZZI_TEST_GPU=1`.
 
 mod echo;
+mod gemv;
 mod harness;
 mod norm;

@@ -4,4 +4,5 @@
 //! bug of the caller and panics, as indexing would.
 
 pub mod echo;
+pub mod gemv;
 pub mod norm;
