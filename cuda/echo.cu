@@ -78,3 +78,10 @@ ECHO(echo_mla_expand, MlaExpandParams, MATRIX(p.kv_b), PAGES(p.pages), p.expande
 ECHO(echo_mla_prefill, MlaPrefillParams, PAGES(p.pages), p.q, p.expanded, p.sums, p.norms, p.out, p.q_stride,
      p.expanded_stride, p.out_stride, p.start, p.tokens, p.heads, p.nope, p.rope, p.v, p.first, p.end, p.resume, p.finish,
      p.scale)
+ECHO(echo_gemv, GemvParams, p.x, p.out, p.weight.weight, p.weight.scale, p.weight.rows, p.weight.cols, p.weight.format,
+     p.weight.reserved, p.x_stride, p.out_stride, p.tokens, p.out_type, p.spans, p.reserved)
+ECHO(echo_expert_gemv, ExpertGemvParams, p.experts.pool, p.experts.slot_bytes, p.experts.table, p.experts.generations,
+     p.experts.stale, p.experts.gate.weight, p.experts.gate.scale, p.experts.gate.rows, p.experts.gate.cols, p.experts.up.weight,
+     p.experts.up.scale, p.experts.up.rows, p.experts.up.cols, p.experts.down.weight, p.experts.down.scale, p.experts.down.rows,
+     p.experts.down.cols, p.experts.experts, p.experts.slots, p.experts.format, p.experts.reserved, p.x, p.sorted_tokens,
+     p.offsets, p.hidden, p.pairs, p.x_stride, p.hidden_stride, p.pairs_stride, p.reserved)

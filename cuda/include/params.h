@@ -610,3 +610,54 @@ struct MlaPrefillParams {
   float scale;
 };
 static_assert(sizeof(MlaPrefillParams) == 120, "no implicit padding");
+
+// ---- row_tile.cuh, gemv.cu, expert_gemv.cu -------------------------------------------------------------------------
+
+/// Sizes of the loop over weight rows that launchers share with kernels.
+enum GemvSize : uint32_t {
+  /// Rows of a block.
+  GEMV_ROWS = 64,
+  /// Bytes of a row that a block takes in at a time.
+  GEMV_SPAN = 128,
+  /// Blocks a launch may have if columns are split among them: their partial sums have this many places.
+  GEMV_SPLIT_BLOCKS = 512,
+};
+
+/// out[tokens, rows] = x[tokens, cols] · weightᵀ.
+struct GemvParams {
+  /// bf16 [tokens, cols].
+  uint64_t x;
+  /// [tokens, rows].
+  uint64_t out;
+  WeightMatrix weight;
+  uint32_t x_stride;
+  uint32_t out_stride;
+  uint32_t tokens;
+  /// An ActivationType.
+  uint32_t out_type;
+  /// Spans of GEMV_SPAN bytes of a row that a block multiplies; blocks at (·, i, ·) take spans from i times this on.
+  uint32_t spans;
+  uint32_t reserved;
+};
+static_assert(sizeof(GemvParams) == 72, "no implicit padding");
+
+/// pairs[p] = down·(silu(gate·x[t]) ⊙ (up·x[t])), t = sorted_tokens[p], with the weights of the expert whose range of
+/// `offsets` p is in.
+struct ExpertGemvParams {
+  ExpertSlots experts;
+  /// bf16 [tokens, cols of gate].
+  uint64_t x;
+  /// u32, the token of each sorted pair.
+  uint64_t sorted_tokens;
+  /// u32 [experts + 1].
+  uint64_t offsets;
+  /// bf16 [pairs, rows of gate]: silu(gate·x) ⊙ (up·x).
+  uint64_t hidden;
+  /// bf16 [pairs, rows of down].
+  uint64_t pairs;
+  uint32_t x_stride;
+  uint32_t hidden_stride;
+  uint32_t pairs_stride;
+  uint32_t reserved;
+};
+static_assert(sizeof(ExpertGemvParams) == 184, "no implicit padding");

@@ -14,3 +14,4 @@ mod expert_gemm;
 mod route;
 mod mla;
 mod timing;
+mod gemv;

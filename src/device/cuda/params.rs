@@ -1610,3 +1610,121 @@ impl Default for ExpertGemmParams {
         }
     }
 }
+pub mod GemvSize {
+    #[allow(unused_imports)]
+    use super::*;
+    /// Sizes of the loop over weight rows that launchers share with kernels.
+    pub type Type = u32;
+    /// Rows of a block.
+    pub const GEMV_ROWS: Type = 64;
+    /// Bytes of a row that a block takes in at a time.
+    pub const GEMV_SPAN: Type = 128;
+    /// Blocks a launch may have if columns are split among them: their partial sums have this many places.
+    pub const GEMV_SPLIT_BLOCKS: Type = 512;
+}
+/// out[tokens, rows] = x[tokens, cols] · weightᵀ.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct GemvParams {
+    /// bf16 [tokens, cols].
+    pub x: u64,
+    /// [tokens, rows].
+    pub out: u64,
+    pub weight: WeightMatrix,
+    pub x_stride: u32,
+    pub out_stride: u32,
+    pub tokens: u32,
+    /// An ActivationType.
+    pub out_type: u32,
+    /// Spans of GEMV_SPAN bytes of a row that a block multiplies; blocks at (·, i, ·) take spans from i times this on.
+    pub spans: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemvParams"][::core::mem::size_of::<GemvParams>() - 72usize];
+    ["Alignment of GemvParams"][::core::mem::align_of::<GemvParams>() - 8usize];
+    ["Offset of field: GemvParams::x"][::core::mem::offset_of!(GemvParams, x) - 0usize];
+    [
+        "Offset of field: GemvParams::out",
+    ][::core::mem::offset_of!(GemvParams, out) - 8usize];
+    [
+        "Offset of field: GemvParams::weight",
+    ][::core::mem::offset_of!(GemvParams, weight) - 16usize];
+    [
+        "Offset of field: GemvParams::x_stride",
+    ][::core::mem::offset_of!(GemvParams, x_stride) - 48usize];
+    [
+        "Offset of field: GemvParams::out_stride",
+    ][::core::mem::offset_of!(GemvParams, out_stride) - 52usize];
+    [
+        "Offset of field: GemvParams::tokens",
+    ][::core::mem::offset_of!(GemvParams, tokens) - 56usize];
+    [
+        "Offset of field: GemvParams::out_type",
+    ][::core::mem::offset_of!(GemvParams, out_type) - 60usize];
+    [
+        "Offset of field: GemvParams::spans",
+    ][::core::mem::offset_of!(GemvParams, spans) - 64usize];
+    [
+        "Offset of field: GemvParams::reserved",
+    ][::core::mem::offset_of!(GemvParams, reserved) - 68usize];
+};
+/** pairs[p] = down·(silu(gate·x[t]) ⊙ (up·x[t])), t = sorted_tokens[p], with the weights of the expert whose range of
+ `offsets` p is in.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct ExpertGemvParams {
+    pub experts: ExpertSlots,
+    /// bf16 [tokens, cols of gate].
+    pub x: u64,
+    /// u32, the token of each sorted pair.
+    pub sorted_tokens: u64,
+    /// u32 [experts + 1].
+    pub offsets: u64,
+    /// bf16 [pairs, rows of gate]: silu(gate·x) ⊙ (up·x).
+    pub hidden: u64,
+    /// bf16 [pairs, rows of down].
+    pub pairs: u64,
+    pub x_stride: u32,
+    pub hidden_stride: u32,
+    pub pairs_stride: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertGemvParams"][::core::mem::size_of::<ExpertGemvParams>() - 184usize];
+    [
+        "Alignment of ExpertGemvParams",
+    ][::core::mem::align_of::<ExpertGemvParams>() - 8usize];
+    [
+        "Offset of field: ExpertGemvParams::experts",
+    ][::core::mem::offset_of!(ExpertGemvParams, experts) - 0usize];
+    [
+        "Offset of field: ExpertGemvParams::x",
+    ][::core::mem::offset_of!(ExpertGemvParams, x) - 128usize];
+    [
+        "Offset of field: ExpertGemvParams::sorted_tokens",
+    ][::core::mem::offset_of!(ExpertGemvParams, sorted_tokens) - 136usize];
+    [
+        "Offset of field: ExpertGemvParams::offsets",
+    ][::core::mem::offset_of!(ExpertGemvParams, offsets) - 144usize];
+    [
+        "Offset of field: ExpertGemvParams::hidden",
+    ][::core::mem::offset_of!(ExpertGemvParams, hidden) - 152usize];
+    [
+        "Offset of field: ExpertGemvParams::pairs",
+    ][::core::mem::offset_of!(ExpertGemvParams, pairs) - 160usize];
+    [
+        "Offset of field: ExpertGemvParams::x_stride",
+    ][::core::mem::offset_of!(ExpertGemvParams, x_stride) - 168usize];
+    [
+        "Offset of field: ExpertGemvParams::hidden_stride",
+    ][::core::mem::offset_of!(ExpertGemvParams, hidden_stride) - 172usize];
+    [
+        "Offset of field: ExpertGemvParams::pairs_stride",
+    ][::core::mem::offset_of!(ExpertGemvParams, pairs_stride) - 176usize];
+    [
+        "Offset of field: ExpertGemvParams::reserved",
+    ][::core::mem::offset_of!(ExpertGemvParams, reserved) - 180usize];
+};

@@ -293,5 +293,27 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
         c"echo_mla_prefill",
         MlaPrefillParams { pages.table, pages.layer_offset, pages.stride, pages.reserved, q, expanded, sums, norms, out, q_stride, expanded_stride, out_stride, start, tokens, heads, nope, rope, v, first, end, resume, finish, scale }
     );
+    check!(
+        gpu,
+        report,
+        c"echo_gemv",
+        GemvParams {
+            x, out, weight.weight, weight.scale, weight.rows, weight.cols, weight.format, weight.reserved, x_stride,
+            out_stride, tokens, out_type, spans, reserved
+        }
+    );
+    check!(
+        gpu,
+        report,
+        c"echo_expert_gemv",
+        ExpertGemvParams {
+            experts.pool, experts.slot_bytes, experts.table, experts.generations, experts.stale,
+            experts.gate.weight, experts.gate.scale, experts.gate.rows, experts.gate.cols,
+            experts.up.weight, experts.up.scale, experts.up.rows, experts.up.cols,
+            experts.down.weight, experts.down.scale, experts.down.rows, experts.down.cols,
+            experts.experts, experts.slots, experts.format, experts.reserved,
+            x, sorted_tokens, offsets, hidden, pairs, x_stride, hidden_stride, pairs_stride, reserved
+        }
+    );
     Ok(())
 }

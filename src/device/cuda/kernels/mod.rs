@@ -13,3 +13,4 @@ pub mod gemm;
 pub mod expert_gemm;
 pub mod route;
 pub mod mla;
+pub mod gemv;

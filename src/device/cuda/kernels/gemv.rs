@@ -1,0 +1,129 @@
+//! Linear layers for few tokens: `cuda/gemv.cu`.
+
+use crate::device::cuda::gpu::{Gpu, Launch};
+use crate::device::cuda::images::{GEMV, Kernel};
+use crate::device::cuda::params::{ActivationType, GemvParams, GemvSize};
+use crate::device::cuda::tensor::{CudaMatrix, CudaTensor};
+use crate::device::{Precision, Shape};
+use crate::error::Result;
+use crate::quant::{Format, MatrixLayout};
+
+/// Threads of a block.
+pub(super) const THREADS: u32 = 128;
+/// Rows of a block.
+pub(super) const ROWS: usize = GemvSize::GEMV_ROWS as usize;
+/// Bytes of a row in a stage.
+const SPAN: usize = GemvSize::GEMV_SPAN as usize;
+/// Stages of the ring.
+const STAGES: usize = 4;
+/// Blocks an SM that columns are split for.
+const BLOCKS_PER_SM: usize = 3;
+/// Fewest spans worth a block of their own: what its ring holds.
+const LEAST_SPANS: usize = STAGES;
+
+/// Tokens a block takes: the smaller tile if they all fit.
+pub(super) fn token_tile(tokens: usize) -> usize {
+    if tokens <= 8 { 8 } else { 16 }
+}
+
+/// Shared memory of a block: the stages of `row_tile.cuh`.
+pub(super) fn shared_bytes(format: Format, token_tile: usize) -> u32 {
+    let (columns, padding, scales) = match format {
+        Format::F32 => (32, 0, 16),
+        Format::F16 | Format::Bf16 => (64, 16, 16),
+        Format::Fp8Block => (128, 32, 16),
+        Format::Int4Group32 => (256, 64, ROWS * 16),
+    };
+    (STAGES * (ROWS * SPAN + token_tile * (columns * 2 + padding) + scales)) as u32
+}
+
+/// Spans a block takes and how many blocks then share a row: enough blocks to fill the GPU, none without work.
+fn split(layout: MatrixLayout, tiles: usize, multiprocessors: usize) -> (usize, usize) {
+    let spans = layout.row_bytes().div_ceil(SPAN);
+    let blocks = (BLOCKS_PER_SM * multiprocessors).min(GemvSize::GEMV_SPLIT_BLOCKS as usize);
+    let splits = (blocks / tiles).min(spans / LEAST_SPANS).max(1);
+    let each = spans.div_ceil(splits);
+    (each, spans.div_ceil(each))
+}
+
+/// out = W·x for any number of tokens, meant for up to some dozens; `x` bf16, `out` of either precision. Weights are read
+/// once for every 16 tokens. The result is the same in every run.
+///
+/// # Errors
+/// [`crate::Error::Cuda`] if the launch is refused.
+///
+/// # Panics
+/// If the shapes do not fit or `x` is not bf16.
+pub fn linear(gpu: &Gpu, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -> Result<()> {
+    let layout = w.layout();
+    assert!(x.cols() == layout.cols && out.cols() == layout.rows, "columns of x and out for {layout:?}");
+    assert_eq!(x.precision(), Precision::Working, "x is bf16");
+    out.resize(x.rows());
+    let token_tile = token_tile(x.rows());
+    let (row_tiles, token_tiles) = (layout.rows.div_ceil(ROWS), x.rows().div_ceil(token_tile));
+    if x.rows() == 0 {
+        return Ok(());
+    }
+    let (spans, splits) = split(layout, row_tiles * token_tiles, gpu.multiprocessors() as usize);
+    let params = GemvParams {
+        x: x.address(),
+        out: out.address(),
+        weight: w.params(),
+        x_stride: x.stride() as u32,
+        out_stride: out.stride() as u32,
+        tokens: x.rows() as u32,
+        out_type: match out.precision() {
+            Precision::Full => ActivationType::ACTIVATION_F32,
+            Precision::Working => ActivationType::ACTIVATION_BF16,
+        },
+        spans: spans as u32,
+        reserved: 0,
+    };
+    let name = match (layout.format, token_tile) {
+        (Format::F32, 8) => c"linear_f32_8",
+        (Format::F32, _) => c"linear_f32_16",
+        (Format::F16, 8) => c"linear_f16_8",
+        (Format::F16, _) => c"linear_f16_16",
+        (Format::Bf16, 8) => c"linear_bf16_8",
+        (Format::Bf16, _) => c"linear_bf16_16",
+        (Format::Fp8Block, 8) => c"linear_fp8_8",
+        (Format::Fp8Block, _) => c"linear_fp8_16",
+        (Format::Int4Group32, 8) => c"linear_int4_8",
+        (Format::Int4Group32, _) => c"linear_int4_16",
+    };
+    let launch = Launch {
+        grid: [row_tiles as u32, splits as u32, token_tiles as u32],
+        block: THREADS,
+        shared: shared_bytes(layout.format, token_tile),
+    };
+    // SAFETY: the kernel reads the tensors and the matrix within the sizes given, writes the rows of `out` in use, and its
+    // own module's partial sums, for which the grid is small enough if columns are split.
+    unsafe { gpu.launch(Kernel::new(&GEMV, name), launch, &params) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_cover_every_span_and_fit_the_partial_sums() {
+        for multiprocessors in [1, 14, 132, 1000] {
+            for (rows, cols) in
+                [(384, 7168), (576, 7168), (1, 1), (2048, 7168), (7168, 18432), (163_840, 7168), (64, 513)]
+            {
+                for tokens in [1, 8, 16, 17, 200] {
+                    for format in [Format::F32, Format::Bf16, Format::Fp8Block, Format::Int4Group32] {
+                        let layout = MatrixLayout { format, rows, cols };
+                        let tiles = rows.div_ceil(ROWS) * tokens.div_ceil(token_tile(tokens));
+                        let (each, splits) = split(layout, tiles, multiprocessors);
+                        let spans = layout.row_bytes().div_ceil(SPAN);
+                        assert!(each * splits >= spans && each * (splits - 1) < spans, "{layout:?}");
+                        assert!(splits == 1 || tiles * splits <= GemvSize::GEMV_SPLIT_BLOCKS as usize);
+                    }
+                }
+            }
+        }
+        let router = MatrixLayout { format: Format::Bf16, rows: 384, cols: 7168 };
+        assert!(split(router, 6, 132).1 * 6 >= 132, "the router fills the GPU");
+    }
+}
