@@ -6,4 +6,5 @@ mod elementwise;
 mod harness;
 mod norm;
 mod rope;
+mod sample;
 mod watch;

@@ -7,4 +7,5 @@ pub mod echo;
 pub mod elementwise;
 pub mod norm;
 pub mod rope;
+pub mod sample;
 pub mod watch;
