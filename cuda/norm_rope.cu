@@ -117,11 +117,10 @@ struct alignas(8) Turn {
 /// is rounded to f32 first, as every implementation of RoPE tables does. Reducing it in f64 needs no table in local memory,
 /// unlike sincosf of angles beyond 105,615.
 __device__ __forceinline__ Turn turn(uint32_t position, float inv_freq, float amplitude) {
+#if ABRUZZI_MUTANT == 1  // The product is not rounded.
+  const double angle = static_cast<double>(position) * inv_freq;
+#else
   const float angle = static_cast<float>(position) * inv_freq;
-#if ABRUZZI_MUTANT == 1  // Reduced in f32.
-  float fast_sin, fast_cos;
-  __sincosf(angle, &fast_sin, &fast_cos);
-  return {fast_cos * amplitude, fast_sin * amplitude};
 #endif
   // angle = quarters · π/2 + r, |r| ≤ π/4; π/2 in two doubles.
   const double quarters = rint(angle * 0.6366197723675814);
@@ -259,6 +258,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) kv_append(const __grid_co
   const uint64_t page = reinterpret_cast<const uint64_t*>(p.pages)[position / kPage];
 #endif
   uint16_t* out = reinterpret_cast<uint16_t*>(page + p.layer_offset) + size_t{position % kPage} * p.page_stride;
+  // An address from memory could be of any kind; this one is global.
+  __builtin_assume(__isGlobal(out));
   const uint16_t* x = reinterpret_cast<const uint16_t*>(p.kv_a) + size_t{token} * p.kv_stride;
 
   // Latent part.

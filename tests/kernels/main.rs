@@ -15,3 +15,4 @@ mod route;
 mod mla;
 mod timing;
 mod gemv;
+mod sample;

@@ -14,3 +14,4 @@ pub mod expert_gemm;
 pub mod route;
 pub mod mla;
 pub mod gemv;
+pub mod sample;

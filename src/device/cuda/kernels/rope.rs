@@ -94,7 +94,7 @@ pub fn kv_append(
         "stride {}",
         pages.stride
     );
-    assert!(norm.address() % 16 == 0 && pages.layer_offset.is_multiple_of(16), "16-byte begins");
+    assert!(norm.address().is_multiple_of(16) && pages.layer_offset.is_multiple_of(16), "16-byte begins");
     let params = KvAppendParams {
         kv_a: kv_a.address(),
         norm: norm.address(),
