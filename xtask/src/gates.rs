@@ -32,6 +32,8 @@ const TABLE: &str = "docs/kernels.md";
 struct Kernel {
     file: String,
     usage: ptxas::Usage,
+    /// Threads of a block by its `__launch_bounds__`, if it has any.
+    bounds: Option<u32>,
     code: sass::Function,
 }
 
@@ -114,13 +116,16 @@ fn read(toolchain: &Toolchain, compiled: &[Compiled]) -> Result<(Vec<Kernel>, Ve
         if !dump.status.success() {
             bail!("cuobjdump {}: {}", image.fatbin.display(), String::from_utf8_lossy(&dump.stderr));
         }
+        let fatbin = fs::read(&image.fatbin).with_context(|| image.fatbin.display().to_string())?;
+        let fatbin = String::from_utf8_lossy(&fatbin);
         let mut functions = sass::parse(&String::from_utf8_lossy(&dump.stdout));
         for usage in usages {
             let Some(at) = functions.iter().position(|f| f.name == usage.name && !f.code.is_empty()) else {
                 bail!("{file}: ptxas reports kernel {}, cuobjdump shows no code of it", usage.name);
             };
             let code = functions.swap_remove(at);
-            kernels.push(Kernel { file: file.clone(), usage, code });
+            let bounds = launch_bounds(&fatbin, &usage.name);
+            kernels.push(Kernel { file: file.clone(), usage, bounds, code });
         }
         if let Some(function) = functions.first() {
             bail!("{file}: cuobjdump shows function {}, of which ptxas reports nothing", function.name);
@@ -128,6 +133,16 @@ fn read(toolchain: &Toolchain, compiled: &[Compiled]) -> Result<(Vec<Kernel>, Ve
     }
     kernels.sort_by(|a, b| (&a.file, &a.usage.name).cmp(&(&b.file, &b.usage.name)));
     Ok((kernels, problems))
+}
+
+/// The threads of a kernel's `.maxntid`, from the PTX that lies uncompressed in its fatbin, twice: once for debuggers,
+/// with zeros for line ends.
+fn launch_bounds(fatbin: &str, kernel: &str) -> Option<u32> {
+    let (_, entry) = fatbin.split_once(&format!(".entry {kernel}("))?;
+    let (head, _) = entry.split_once('{')?;
+    let (_, bounds) = head.split_once(".maxntid")?;
+    let end = bounds.find(|c: char| !(c.is_ascii_digit() || matches!(c, ',' | ' ')))?;
+    bounds[..end].split(',').map(|n| n.trim().parse::<u32>().ok()).product()
 }
 
 /// Everything that is wrong, of all kernels.
@@ -178,12 +193,15 @@ fn universal(kernel: &Kernel, problems: &mut Vec<Problem>) {
 }
 
 fn check_rule(kernel: &Kernel, rule: &Rule, profile: &Profile, problems: &mut Vec<Problem>) {
-    let Kernel { usage, code, .. } = kernel;
+    let Kernel { usage, bounds, code, .. } = kernel;
     let mut fail = |rule: &str, found: String, expected: String| {
         problems.push(Problem::new(&usage.name, rule, found, expected));
     };
     if usage.registers > rule.registers {
         fail("registers", usage.registers.to_string(), format!("at most {}", rule.registers));
+    }
+    if let Some(bounds) = bounds.filter(|bounds| *bounds != rule.threads) {
+        fail("threads", format!("__launch_bounds__({bounds})"), rule.threads.to_string());
     }
     let limits = &profile.limits;
     let shared = usage.shared + rule.dynamic_shared;

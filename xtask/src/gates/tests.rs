@@ -85,6 +85,7 @@ fn a_sound_kernel_passes_and_each_rule_can_fail() {
     // One rule changed, one problem of that rule.
     for (from, to, rule) in [
         ("registers = 40", "registers = 4", "registers"),
+        ("threads = 256", "threads = 128", "threads"),
         ("threads = 256", "threads = 256\ndynamic_shared = 232448", "shared memory"),
         ("occupancy = 6", "occupancy = 9", "blocks on an SM"),
         ("\"LDG.128\"", "\"QGMMA\"", "QGMMA"),
@@ -103,10 +104,18 @@ fn a_sound_kernel_passes_and_each_rule_can_fail() {
 }
 
 #[test]
+fn launch_bounds_are_the_kernels_own() {
+    let ptx = ".visible .entry a(\n.param .b64 a_0\n)\n{\n}\n.visible .entry b(\n)\n.maxntid 64, 4, 1\n.minnctapersm 2\n{\n}\n\
+               .visible .entry c()\0.maxntid 384\0{}";
+    let found = ["a", "b", "c", "d"].map(|kernel| launch_bounds(ptx, kernel));
+    assert_eq!(found, [None, Some(256), Some(384), None]);
+}
+
+#[test]
 fn kernels_without_rules_and_rules_without_kernels_fail() {
     let usage = ptxas::Usage { name: "wide".into(), registers: 128, ..ptxas::Usage::default() };
     let code = sass::Function { name: "wide".into(), code: Vec::new() };
-    let kernels = [Kernel { file: "cuda/x.cu".into(), usage, code }];
+    let kernels = [Kernel { file: "cuda/x.cu".into(), usage, bounds: None, code }];
     let found = |rules: &str| {
         let problems = check(&kernels, &rules::parse(rules).unwrap(), &profile());
         problems.into_iter().map(|p| (p.kernel, p.rule, p.found)).collect::<Vec<_>>()
