@@ -64,9 +64,13 @@ __device__ __forceinline__ uint4 load_streaming(const void* p) {
 
 // ---- Asynchronous copies of up to 16 bytes a thread (cp.async, 9.7.9.25.3) ---------------------------------------
 
-/// Copies 16 bytes to shared memory; `bytes` of them (0 or 16) are read, the rest becomes zero.
+/// Copies 16 bytes to shared memory; `bytes` of them (0 to 16) are read, the rest becomes zero.
 __device__ __forceinline__ void copy16_async(uint32_t to_shared, const void* from, uint32_t bytes = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to_shared), "l"(from), "r"(bytes) : "memory");
+}
+/// Copies 4 bytes to shared memory.
+__device__ __forceinline__ void copy4_async(uint32_t to_shared, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to_shared), "l"(from) : "memory");
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `Pending` of this thread's groups are in flight.
@@ -191,6 +195,29 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+/// d[16, 8] += a[16, 8]·b[8, 8]ᵀ in tf32, f32 sums. Lane l holds of a rows l / 4 and l / 4 + 8 of column l % 4, then of
+/// column l % 4 + 4; of b those columns of row l / 4; d as above. Operands are f32 whose low 13 bits are zero.
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// ---- Two bf16 in a word, and bits ----------------------------------------------------------------------------------
+
+/// a · b + c of both halves, rounded once.
+__device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+/// (a & b) | c in one instruction (lop3).
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
 }
 
 // ---- Conversions (9.7.9.22) ----------------------------------------------------------------------------------------
