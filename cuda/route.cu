@@ -6,14 +6,15 @@
 // summed in rank order. With too few candidates the lowest unused ids follow with weight 0 and the first such token is noted.
 // Over all tokens: offsets by expert, and a stable counting sort of the pairs token · top_k + rank.
 //
-//   Contract: RouteParams; experts ≤ 32 · Keys (the number in the kernel's name) and ≤ 512, top_k ≤ min(16, experts), groups
-//   ≤ 16 if they restrict anything, groups · size = experts, block_tokens ≤ 12; grid = ⌈tokens / block_tokens⌉ > 0, block =
-//   384; `progress` as the last launch left it: no fault, no block.
+//   Contract: RouteParams; experts ≤ the number in the kernel's name, top_k ≤ min(16, experts), groups divide experts and are
+//   ≤ 16 if any is left out, block_tokens ≤ 12; grid = ⌈tokens / block_tokens⌉ > 0, block = 384; `progress` as the last
+//   launch left it: no fault, no block.
 //   Plan: a warp chooses for a token: lane l ranks experts l, l + 32, … by 32-bit keys in registers; each of top_k rounds is a
 //   maximum over the lane, one over the warp (redux) and the lowest id that has it. The block that finishes last sorts: each
 //   warp counts a run of pairs by expert, one scan over (expert, warp) turns counts into positions, and each warp places its
-//   run in order. Bytes: logits once, five words a pair out, ids read back once from the second-level cache.
-//   Bound by latency up to a few hundred tokens (few blocks, one warp a scheduler), by memory beyond.
+//   run in order. Bytes: logits once, all of a token's in flight at a time; five words a pair out; ids read back once from the
+//   second-level cache. Bound by latency up to some 500 tokens (four warps an SM choose), by issue slots beyond: about 1,750
+//   warp instructions a token with 384 experts.
 #include "ptx.cuh"
 #include "sigmoid.cuh"
 

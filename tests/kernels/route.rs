@@ -167,8 +167,8 @@ fn every_number_of_tokens() {
         let config = moe(384, 8, (1, 1));
         let mut routing = CudaRouting::new(gpu, 512, &config).unwrap();
         for tokens in [512, 1, 65, 2, 64, 63] {
-            Batch::ordinary(&mut random, config.clone(), tokens).check(gpu, &mut routing);
-            Batch::hostile(&mut random, config.clone(), tokens).check(gpu, &mut routing);
+            Batch::ordinary(&mut random, config, tokens).check(gpu, &mut routing);
+            Batch::hostile(&mut random, config, tokens).check(gpu, &mut routing);
         }
     });
 }
@@ -199,7 +199,7 @@ fn every_number_of_experts() {
             // Groups with too few experts take what is left.
             let config = moe(experts, 8.min(experts), groups);
             let mut routing = CudaRouting::new(gpu, 70, &config).unwrap();
-            Batch::ordinary(&mut random, config.clone(), 9).check(gpu, &mut routing);
+            Batch::ordinary(&mut random, config, 9).check(gpu, &mut routing);
             Batch::hostile(&mut random, config, 70).check(gpu, &mut routing);
         }
     });
@@ -224,7 +224,7 @@ fn many_tokens() {
     let config = moe(384, 8, (1, 1));
     let mut routing = CudaRouting::new(&session.gpu, 2100, &config).unwrap();
     for tokens in [2048, 2085] {
-        Batch::ordinary(&mut random, config.clone(), tokens).check(&session.gpu, &mut routing);
+        Batch::ordinary(&mut random, config, tokens).check(&session.gpu, &mut routing);
     }
     // Every pair to the same experts, the longest runs there are.
     let mut same = Batch::ordinary(&mut random, config, 2048);
@@ -238,7 +238,7 @@ fn no_tokens() {
     let (session, mut random) = (session(), random());
     let config = moe(8, 2, (1, 1));
     let mut routing = CudaRouting::new(&session.gpu, 4, &config).unwrap();
-    let nothing = Batch { moe: config.clone(), logits: vec![f32::NAN; 8], bias: vec![0.0; 8] };
+    let nothing = Batch { moe: config, logits: vec![f32::NAN; 8], bias: vec![0.0; 8] };
     nothing.check(&session.gpu, &mut routing);
     let counts = session.counted(|gpu| {
         Batch::ordinary(&mut random, config, 0).check(gpu, &mut routing);
@@ -278,11 +278,10 @@ fn sigmoid_is_the_same_to_the_bit() {
         let mut routing = CudaRouting::new(gpu, 1 << 14, &config).unwrap();
         // Values of both signs up to 110, from a random one on, and then any bits.
         let (start, step) = (random.below(16_000) as u32, 110.0f32.to_bits() / (1 << 17));
-        let ordered = (0..1 << 17).map(|i| f32::from_bits((start + i / 2 * step * 2) | i % 2 << 31));
+        let ordered = (0..1 << 17).map(|i| f32::from_bits((start + i / 2 * step * 2) | (i % 2) << 31));
         let any = (0..1 << 16).map(|_| f32::from_bits(random.bits()));
         for logits in ordered.chain(any).collect::<Vec<f32>>().chunks(8 << 14) {
-            Batch { moe: config.clone(), logits: logits.to_vec(), bias: vec![0.0; 8] }
-                .check(gpu, &mut routing);
+            Batch { moe: config, logits: logits.to_vec(), bias: vec![0.0; 8] }.check(gpu, &mut routing);
         }
     });
 }
