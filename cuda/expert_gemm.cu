@@ -110,7 +110,7 @@ struct TileWalk {
         const SlotRef ref = reinterpret_cast<const SlotRef*>(p.slots.table)[group];
         slot = ref.slot;
         stale = slot >= p.slots.slots || reinterpret_cast<const uint32_t*>(p.slots.generations)[slot] != ref.generation;
-#if ABRUZZI_MUTANT == 6
+#if ABRUZZI_MUTANT == 5
         stale = 0;
 #endif
       }
@@ -166,6 +166,10 @@ template <int Boxes, bool Gated>
 __device__ __forceinline__ void produce(const ExpertGemmParams& p, uint32_t shared, Ring<Shared<Boxes>::kStages> ring) {
   using S = Shared<Boxes>;
   const bool leader = ptx::elect_one();
+  if (leader) {
+    for (const TensorMap* map : {&p.x, &p.x_scale, &p.weight}) ptx::prefetch_map(map);
+    if (Gated) ptx::prefetch_map(&p.up);
+  }
   TileWalk walk(p);
   Tile tile;
   for (uint32_t index = blockIdx.x; walk.find(index, tile); index += gridDim.x) {
@@ -211,7 +215,7 @@ __device__ __forceinline__ void multiply(const ExpertGemmParams& p, const Tile& 
 #pragma unroll
   for (int i = 0; i < Boxes; ++i) {
     const uint64_t matrix = Gated ? (i == 0 ? p.slots.gate.scale : p.slots.up.scale) : p.slots.down.scale;
-    const uint32_t scale_row = Gated ? tile.column : tile.column * Boxes + i;
+    const uint32_t scale_row = Gated ? tile.column : tile.column * Boxes + (ABRUZZI_MUTANT == 6 ? 0 : i);
 #if ABRUZZI_MUTANT == 2
     weight_scale[i] = reinterpret_cast<const float*>(slot + matrix) + scale_row * (p.cols / kBlock);
 #else
@@ -225,16 +229,19 @@ __device__ __forceinline__ void multiply(const ExpertGemmParams& p, const Tile& 
     for (float& sum : sums[i]) sum = 0.0f;
   float next_scale[Boxes];
 #pragma unroll
-  for (int i = 0; i < Boxes; ++i) next_scale[i] = i < boxes ? weight_scale[i][0] : 0.0f;
+  for (int i = 0; i < Boxes; ++i) next_scale[i] = i < boxes ? __ldg(weight_scale[i]) : 0.0f;
 
   float product[kSums];
+#if ABRUZZI_MUTANT == 3
+  for (float& v : product) v = 0.0f;
+#endif
   for (uint32_t block = 0; block < p.depth_blocks; ++block) {
     // The weights' scales come from global memory, one block ahead.
     float scale[Boxes];
 #pragma unroll
     for (int i = 0; i < Boxes; ++i) {
       scale[i] = next_scale[i];
-      if (i < boxes && block + 1 < p.depth_blocks) next_scale[i] = weight_scale[i][block + 1];
+      if (i < boxes && block + 1 < p.depth_blocks) next_scale[i] = __ldg(weight_scale[i] + block + 1);
     }
     ring.wait();
     float low, high;
@@ -252,12 +259,12 @@ __device__ __forceinline__ void multiply(const ExpertGemmParams& p, const Tile& 
 #pragma unroll
       for (int step = 0; step < kBlock / kStep; ++step)
         wgmma::Fp8<kBlock>::multiply(product, x + step * (kStep / 16), weight + step * (kStep / 16),
-                                     ABRUZZI_MUTANT == 3 ? block + step > 0 : step > 0);
+                                     ABRUZZI_MUTANT == 3 || step > 0);
       wgmma::commit();
 #if ABRUZZI_MUTANT == 4
       if (i + 1 == boxes && lane == 0) ring.release();
 #endif
-      wgmma::wait<0>();
+      wgmma::wait<ABRUZZI_MUTANT == 7 ? 1 : 0>();
       wgmma::pin(product);
 #if ABRUZZI_MUTANT != 4
       // The stage is read: scales are in registers, products done. One arrival a warp.
