@@ -152,7 +152,11 @@ fn check(kernels: &[Kernel], rules: &Rules, profile: &Profile) -> Vec<Problem> {
         let name = &kernel.usage.name;
         universal(kernel, &mut problems);
         match rules::of_kernel(rules, name)[..] {
-            [] => problems.push(Problem::new(name, "rules", "none", format!("a table: add it to {RULES}"))),
+            [] => {
+                let bounds = kernel.bounds.map_or(String::new(), |n| format!(", {n} threads"));
+                let found = format!("none, for {} registers{bounds}", kernel.usage.registers);
+                problems.push(Problem::new(name, "rules", found, format!("a table: add it to {RULES}")));
+            }
             [(_, rule)] => check_rule(kernel, rule, profile, &mut problems),
             ref several => {
                 let names: Vec<&str> = several.iter().map(|(name, _)| *name).collect();

@@ -122,7 +122,7 @@ fn kernels_without_rules_and_rules_without_kernels_fail() {
     };
     let table = |name: &str| format!("[{name:?}]\nregisters = 128\nthreads = 512\noccupancy = 1\n");
     let said = |kernel: &str, rule: &str, found: &str| (kernel.to_owned(), rule.to_owned(), found.to_owned());
-    assert_eq!(found(""), [said("wide", "rules", "none")]);
+    assert_eq!(found(""), [said("wide", "rules", "none, for 128 registers")]);
     assert_eq!(found(&table("wide")), []);
     assert_eq!(
         found(&format!("{}{}", table("wide"), table("gone_*")))[0],
