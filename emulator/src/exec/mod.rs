@@ -18,6 +18,7 @@ mod lower;
 mod mbarrier;
 mod module;
 mod op;
+mod owned;
 mod pending;
 mod predicate;
 mod print;

@@ -70,6 +70,8 @@ pub(super) struct Op {
     pub d_pred: bool,
     /// May name accumulators of an unfinished wgmma.
     pub tolerant: bool,
+    /// Adds to the destinations in `list`, so it reads them as well.
+    pub adds: bool,
 }
 
 impl Op {

@@ -70,11 +70,7 @@ pub(super) unsafe fn issue(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
         ctx.warp.wgmma.push(issued);
     }
     if ctx.grid.settings.checks {
-        let owned = &mut ctx.warp.owned;
-        owned.resize(ctx.grid.program.cells as usize / 64 + 1, 0);
-        for cell in &op.list[..op.writes as usize] {
-            owned[*cell as usize / 64] |= 1 << (cell % 64);
-        }
+        ctx.warp.owned.add(&op.list[..op.writes as usize]);
     }
 }
 
@@ -85,6 +81,7 @@ pub(super) unsafe fn issue(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
 pub(super) unsafe fn commit(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     if converged(ctx, op, active, u32::MAX) {
         ctx.warp.wgmma.push(Wgmma::Commit);
+        ctx.warp.owned.commit();
     }
 }
 
@@ -110,9 +107,7 @@ pub(super) unsafe fn wait(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
             }
         }
     }
-    if op.imm == 0 && !ctx.warp.wgmma.iter().any(|w| w.is_issued()) {
-        ctx.warp.owned.clear();
-    }
+    ctx.warp.owned.wait(op.imm as usize);
 }
 
 /// The warp's 16 rows of a wgmma.
@@ -286,10 +281,7 @@ impl Tile {
 
 /// Fails if an operation touches the accumulators of an unfinished wgmma.
 pub(super) fn check_owned(ctx: &mut Ctx<'_>, op: &Op) {
-    let owned = |cell: &u32| {
-        // "No register" lies beyond every word.
-        ctx.warp.owned.get(*cell as usize / 64).is_some_and(|word| word >> (cell % 64) & 1 == 1)
-    };
+    let owned = |cell: &u32| ctx.warp.owned.holds(*cell);
     let d = if op.d_pred { super::op::NONE } else { op.d };
     if [op.a, op.b, op.c, d].iter().chain(&*op.list).any(owned) {
         let message = "an accumulator of a wgmma is touched before wgmma.wait_group";

@@ -103,6 +103,7 @@ impl Draft {
             writes: 0,
             d_pred: false,
             tolerant: false,
+            adds: false,
         })
     }
 

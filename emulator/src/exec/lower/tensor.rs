@@ -153,6 +153,7 @@ impl Lower<'_> {
                 let (p, negated) = self.predicate_source(scale_d)?;
                 draft = draft.pred(p);
                 draft.0.second = u32::from(negated);
+                draft.0.adds = true;
                 self.push(draft.list(accumulators, reads));
             }
             _ => return Ok(false),
