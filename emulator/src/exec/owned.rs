@@ -22,14 +22,14 @@ pub(super) struct Owned {
 impl Owned {
     /// A wgmma with these accumulators was issued.
     pub fn add(&mut self, cells: &[u32]) {
+        let words = cells.iter().max().map_or(0, |cell| *cell as usize / 64 + 1);
         for set in [&mut self.open, &mut self.all] {
-            for cell in cells {
-                let word = *cell as usize / 64;
-                if set.len() <= word {
-                    set.resize(word + 1, 0);
-                }
-                set[word] |= 1 << (cell % 64);
-            }
+            set.resize(set.len().max(words), 0);
+        }
+        for cell in cells {
+            let (word, bit) = (*cell as usize / 64, 1 << (cell % 64));
+            self.open[word] |= bit;
+            self.all[word] |= bit;
         }
     }
 

@@ -103,6 +103,13 @@ impl Warp {
         self.cells.as_ptr().cast::<u32>().cast_mut()
     }
 
+    /// All cells as 32 lanes of f32.
+    pub fn floats(&mut self) -> &mut [[f32; 32]] {
+        let (first, count) = (self.cells.as_mut_ptr().cast::<[f32; 32]>(), self.cells.len());
+        // SAFETY: a cell is 128 bytes without padding, any of which are an f32; the slice borrows the warp.
+        unsafe { std::slice::from_raw_parts_mut(first, count) }
+    }
+
     fn set(&mut self, cell: u32, wide: bool, values: &[u64; 32]) {
         if wide {
             for (half, shift) in [(0, 0), (1, 16)] {

@@ -135,6 +135,9 @@ impl Lower<'_> {
                 let from_registers = matches!(a, Operand::Vector(_));
                 let at = |i: usize| flags.get(i).copied().unwrap_or(0);
                 let transposed = if from_registers { (0, at(2)) } else { (at(2), at(3)) };
+                if (transposed.0 | transposed.1) & 1 == 1 && a_type.size() != 2 {
+                    return Err("only matrices of 16-bit elements can be MN-major".into());
+                }
                 let mut draft = Draft::new(wgmma::issue as Exec).tolerant();
                 draft.0.imm = i64::from(columns)
                     | i64::from(at(0) < 0) << 16
