@@ -1,8 +1,8 @@
 //! From an instruction's addresses to host memory: windows, bounds, alignment, shadow, counters.
 
+use super::access_checks::{bank_replays, check_global, check_shared, count_sectors};
 use super::op::{Ctx, Op};
-use super::sectors::SECTOR;
-use super::shared::{BASE, Refusal, Who};
+use super::shared::{BASE, Refusal};
 use crate::check::Kind;
 use crate::memory::{Memory, State};
 
@@ -48,15 +48,15 @@ pub(super) enum Pattern {
 }
 
 /// The accesses of an instruction.
-struct Access<'a> {
-    active: u32,
-    size: u32,
-    mode: Mode,
-    pattern: Pattern,
-    address: &'a [u64; 32],
+pub(super) struct Access<'a> {
+    pub active: u32,
+    pub size: u32,
+    pub mode: Mode,
+    pub pattern: Pattern,
+    pub address: &'a [u64; 32],
     /// Least and greatest address of an active lane.
-    low: u64,
-    high: u64,
+    pub low: u64,
+    pub high: u64,
 }
 
 /// Resolves the addresses in cell `a` plus `imm` for accesses of `size` bytes, a power of two; `None` after a finding.
@@ -83,21 +83,26 @@ pub(super) unsafe fn resolve<A: AddressCell, const SPACE: u8>(
         }
     }
     let pattern = pattern(active, size, &address);
-    let (mut low, mut high, mut bits) = (address[0], address[0], address[0]);
-    match pattern {
-        // Of a power of two that divides the first, it divides all.
-        Pattern::Row => high = address[31],
-        Pattern::Same => {}
+    // Computed again rather than taken out of the addresses, which stay in vectors then.
+    // SAFETY: as above.
+    let first: u64 = unsafe { ctx.cell::<A>(op.a) }[0].into();
+    let first = first.wrapping_add(op.imm as u64);
+    let first = if SPACE == space::SHARED { u64::from(first as u32) } else { first };
+    let (low, high, bits) = match pattern {
+        // A power of two that divides the size and the first divides all.
+        Pattern::Row => (first, first.wrapping_add(31 * u64::from(size)), first),
+        Pattern::Same => (first, first, first),
         Pattern::Scattered => {
-            (low, high, bits) = (u64::MAX, 0, 0);
+            let (mut low, mut high, mut bits) = (u64::MAX, 0, 0);
             for l in 0..32 {
-                let on = active >> l & 1 == 1;
-                low = if on { low.min(address[l]) } else { low };
-                high = if on { high.max(address[l]) } else { high };
-                bits = if on { bits | address[l] } else { bits };
+                let on = if active >> l & 1 == 1 { u64::MAX } else { 0 };
+                low = low.min(address[l] | !on);
+                high = high.max(address[l] & on);
+                bits |= address[l] & on;
             }
+            (low, high, bits)
         }
-    }
+    };
     if bits & u64::from(size - 1) != 0 {
         misaligned(ctx, op, active, size, &address);
         return None;
@@ -173,24 +178,6 @@ fn pattern(active: u32, size: u32, address: &[u64; 32]) -> Pattern {
     }
 }
 
-/// The accesses as few ranges: (first lane, address, bytes).
-#[inline(always)]
-fn ranges(access: &Access<'_>, mut f: impl FnMut(u32, u64, u64) -> bool) -> bool {
-    let Access { active, size, pattern, address, .. } = *access;
-    match pattern {
-        Pattern::Row => f(0, address[0], u64::from(size) * 32),
-        Pattern::Same => f(0, address[0], u64::from(size)),
-        Pattern::Scattered => {
-            for l in 0..32 {
-                if active >> l & 1 == 1 && !f(l, address[l as usize], u64::from(size)) {
-                    return false;
-                }
-            }
-            true
-        }
-    }
-}
-
 #[inline(never)]
 fn global(ctx: &mut Ctx<'_>, op: &Op, access: &Access<'_>, out: &mut Pointers) -> Option<Pattern> {
     let Access { active, size, mode, pattern, address, .. } = *access;
@@ -212,94 +199,6 @@ fn global(ctx: &mut Ctx<'_>, op: &Op, access: &Access<'_>, out: &mut Pointers) -
         count_sectors(ctx, access);
     }
     Some(pattern)
-}
-
-fn check_global(ctx: &mut Ctx<'_>, op: &Op, access: &Access<'_>) -> bool {
-    let Access { size, mode, .. } = *access;
-    let memory = ctx.grid.memory;
-    let arena = memory.arena();
-    ranges(access, |lane, at, len| {
-        let shadow = arena.shadow(at);
-        // SAFETY: `resolve` found first and last byte in the arena, so all between are in its shadow.
-        let fine = unsafe { states_allow(shadow, len as usize, mode == Mode::Write) };
-        if !fine {
-            let wanted = |s: State| s == State::Valid || (mode == Mode::Write && s == State::Uninitialised);
-            let found = (0..len).find_map(|i| {
-                let (at, state) = arena.first_other(at + i, 1, State::Valid)?;
-                (!wanted(state)).then_some((at, state))
-            });
-            let (first, state) = found.unwrap_or((at, State::Unallocated));
-            let (kind, message) = bad_state(memory, first, state, mode == Mode::Write);
-            let lane = if len > u64::from(size) { ((first - at) / u64::from(size)) as u32 } else { lane };
-            ctx.fail(op, kind, Some(lane), message);
-            return false;
-        }
-        if mode == Mode::Write {
-            // SAFETY: as above; several threads write the same value.
-            unsafe { std::ptr::write_bytes(shadow, State::Valid as u8, len as usize) };
-        }
-        true
-    })
-}
-
-/// Whether `len` bytes may all be read (were written) or written (are allocated).
-///
-/// # Safety
-/// `shadow` is the first of `len` shadow bytes.
-#[inline(always)]
-unsafe fn states_allow(shadow: *const u8, len: usize, write: bool) -> bool {
-    const VALID: u32 = State::Valid as u32 * 0x0101_0101;
-    // Adding one makes 2 and 3 of the two states that may be written, and nothing else of the others.
-    const ONES: u32 = 0x0101_0101;
-    let word_allows = |word: u32| {
-        if write { word.wrapping_add(ONES) & 0xfefe_fefe == VALID } else { word == VALID }
-    };
-    let mut fine = true;
-    for word in 0..len / 4 {
-        // SAFETY: the caller's contract.
-        fine &= word_allows(unsafe { shadow.add(word * 4).cast::<u32>().read_unaligned() });
-    }
-    for byte in len / 4 * 4..len {
-        // SAFETY: as above.
-        let state = unsafe { *shadow.add(byte) };
-        fine &= if write { state == 1 || state == 2 } else { state == State::Valid as u8 };
-    }
-    fine
-}
-
-fn count_sectors(ctx: &mut Ctx<'_>, access: &Access<'_>) {
-    let Access { active, size, mode, pattern, address, low, high } = *access;
-    let Some(sectors) = &ctx.grid.sectors else { return };
-    let write = mode == Mode::Write;
-    let mut fresh = 0;
-    ranges(access, |_, at, len| {
-        fresh += sectors.touch(at, len, write);
-        if mode == Mode::Update {
-            fresh += sectors.touch(at, len, true);
-        }
-        true
-    });
-    let touched = match pattern {
-        Pattern::Row | Pattern::Same => (high + u64::from(size) - 1) / SECTOR - low / SECTOR + 1,
-        Pattern::Scattered => {
-            let (mut of_lane, mut n, mut ascending) = ([0u64; 32], 0, true);
-            for l in (0..32).filter(|l| active >> l & 1 == 1) {
-                of_lane[n] = address[l] / SECTOR;
-                ascending &= n == 0 || of_lane[n] >= of_lane[n - 1];
-                n += 1;
-            }
-            let of_lane = &mut of_lane[..n];
-            if !ascending {
-                of_lane.sort_unstable();
-            }
-            let distinct = 1 + of_lane.windows(2).filter(|w| w[0] != w[1]).count() as u64;
-            distinct * u64::from(size).div_ceil(SECTOR)
-        }
-    };
-    let counters = &mut ctx.block.counters;
-    counters.global_sectors += touched;
-    let bytes = if write { &mut counters.dram_write_bytes } else { &mut counters.dram_read_bytes };
-    *bytes += fresh * SECTOR;
 }
 
 #[inline(never)]
@@ -328,56 +227,6 @@ fn shared(ctx: &mut Ctx<'_>, op: &Op, access: &Access<'_>, out: &mut Pointers) -
         ctx.block.counters.bank_replays += bank_replays(access);
     }
     (!ctx.grid.settings.checks || check_shared(ctx, op, access)).then_some(pattern)
-}
-
-fn check_shared(ctx: &mut Ctx<'_>, op: &Op, access: &Access<'_>) -> bool {
-    let Access { size, mode, .. } = *access;
-    let warp = &mut *ctx.warp;
-    let block = &mut *ctx.block;
-    let who = Who { agent: warp.id as usize, clock: &warp.clock, line: op.line };
-    let mut failed = None;
-    ranges(access, |lane, at, len| {
-        let (at, len) = (at as u32, len as u32);
-        let result = match mode {
-            Mode::Read => block.shared.note_read(who, at, len),
-            Mode::Write => block.shared.note_write(who, at, len),
-            Mode::Update => block.shared.note_update(at, len),
-        };
-        result.map_err(|refusal| failed = Some((lane, at, len, refusal))).is_ok()
-    });
-    let Some((lane, at, len, why)) = failed else { return true };
-    let (kind, message) = refusal(why, at, len.min(size), ctx.block.shared.len());
-    ctx.fail(op, kind, Some(lane), message);
-    false
-}
-
-/// Extra cycles: 32 banks of 4 bytes; 8-byte accesses go by half warps, 16-byte ones by quarters.
-fn bank_replays(access: &Access<'_>) -> u64 {
-    let Access { active, size, pattern, address, .. } = *access;
-    // Neighbours are in different banks or the same word.
-    if pattern != Pattern::Scattered {
-        return 0;
-    }
-    let lanes_at_once = (32 / size.div_ceil(4)).max(8) as usize;
-    let mut replays = 0;
-    for group in 0..32 / lanes_at_once {
-        let mut words = [[u64::MAX; 32]; 32];
-        let mut depth = [0usize; 32];
-        for l in group * lanes_at_once..(group + 1) * lanes_at_once {
-            if active >> l & 1 == 0 {
-                continue;
-            }
-            for word in address[l] / 4..(address[l] + u64::from(size)).div_ceil(4) {
-                let bank = (word % 32) as usize;
-                if depth[bank] < 32 && !words[bank][..depth[bank]].contains(&word) {
-                    words[bank][depth[bank]] = word;
-                    depth[bank] += 1;
-                }
-            }
-        }
-        replays += depth.iter().max().map_or(0, |d| d.saturating_sub(1)) as u64;
-    }
-    replays
 }
 
 fn local(ctx: &mut Ctx<'_>, op: &Op, access: &Access<'_>, out: &mut Pointers) -> bool {

@@ -59,6 +59,18 @@ impl Register for u64 {
     }
 }
 
+/// What lanes loaded, as registers.
+#[inline(always)]
+fn widen<T: Element, R: Register, const N: usize>(values: &[[T; N]; 32], out: &mut [[R; 32]; N]) {
+    let mut columns = [[T::default(); 32]; N];
+    part(values, &mut columns);
+    for n in 0..N {
+        for l in 0..32 {
+            out[n][l] = R::cut(columns[n][l].widen());
+        }
+    }
+}
+
 /// list = N elements of type T at [a + imm].
 struct Load<T, R, A, const N: usize, const SPACE: u8>(std::marker::PhantomData<(T, R, A)>);
 
@@ -78,13 +90,7 @@ impl<T: Element, R: Register, A: AddressCell, const N: usize, const SPACE: u8> B
                 // SAFETY: `resolve` found 32 accesses side by side inside memory. Blocks on other threads may write
                 // there meanwhile, as on a device; each element is what it was at some time.
                 let values = unsafe { from[0].cast::<[[T; N]; 32]>().read_unaligned() };
-                let mut columns = [[T::default(); 32]; N];
-                part(&values, &mut columns);
-                for n in 0..N {
-                    for l in 0..32 {
-                        out[n][l] = R::cut(columns[n][l].widen());
-                    }
-                }
+                widen(&values, &mut out);
             }
             Some(Pattern::Same) => {
                 // SAFETY: `resolve` found the element inside memory and aligned.
@@ -94,15 +100,20 @@ impl<T: Element, R: Register, A: AddressCell, const N: usize, const SPACE: u8> B
                 }
             }
             Some(Pattern::Scattered) => {
-                for l in 0..32 {
-                    if active >> l & 1 == 1 {
+                let mut values = [[T::default(); N]; 32];
+                // Without asking for each lane, where all are there.
+                if active == u32::MAX {
+                    for l in 0..32 {
+                        // SAFETY: as above.
+                        values[l] = unsafe { from[l].cast::<[T; N]>().read_volatile() };
+                    }
+                } else {
+                    for l in (0..32).filter(|l| active >> l & 1 == 1) {
                         // SAFETY: as above, for each active lane.
-                        let value = unsafe { from[l].cast::<[T; N]>().read_volatile() };
-                        for n in 0..N {
-                            out[n][l] = R::cut(value[n].widen());
-                        }
+                        values[l] = unsafe { from[l].cast::<[T; N]>().read_volatile() };
                     }
                 }
+                widen(&values, &mut out);
             }
         }
         for n in 0..N {
@@ -155,12 +166,16 @@ impl<T: Cut, R: Register, A: AddressCell, const N: usize, const SPACE: u8> Body 
             // Of lanes that write to one place, the last one wins.
             // SAFETY: `resolve` found the element inside memory and aligned.
             Pattern::Same => unsafe { to[0].cast::<[T; N]>().write_volatile(values[31]) },
-            Pattern::Scattered => {
+            Pattern::Scattered if active == u32::MAX => {
                 for l in 0..32 {
-                    if active >> l & 1 == 1 {
-                        // SAFETY: as above, for each active lane.
-                        unsafe { to[l].cast::<[T; N]>().write_volatile(values[l]) };
-                    }
+                    // SAFETY: as above.
+                    unsafe { to[l].cast::<[T; N]>().write_volatile(values[l]) };
+                }
+            }
+            Pattern::Scattered => {
+                for l in (0..32).filter(|l| active >> l & 1 == 1) {
+                    // SAFETY: as above, for each active lane.
+                    unsafe { to[l].cast::<[T; N]>().write_volatile(values[l]) };
                 }
             }
         }

@@ -99,14 +99,22 @@ impl Matrix {
         };
         match self.major {
             Major::K => {
-                let mut together = true;
                 // Swizzles keep the chunks of a K step beside each other, in either order.
-                self.rows(|_, [a, b]| together &= a.abs_diff(b) == 16);
+                let mut together = true;
+                self.rows(|_, [a, b]| {
+                    together &= a.abs_diff(b) == 16;
+                    push(a.min(b));
+                });
                 if together {
                     len = 32;
-                    self.rows(|_, [a, b]| push(a.min(b)));
                 } else {
-                    self.rows(|_, chunks| chunks.into_iter().for_each(&mut push));
+                    count = 0;
+                    self.rows(|_, chunks| {
+                        for chunk in chunks {
+                            spans[count] = chunk;
+                            count += 1;
+                        }
+                    });
                 }
             }
             Major::Mn => {

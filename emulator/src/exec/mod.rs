@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod access_checks;
 mod asynchronous;
 mod atomic;
 mod barrier;

@@ -13,6 +13,8 @@ type Cells = Vec<u64>;
 pub(super) struct Owned {
     /// Of wgmmas issued since the last commit: no wait reaches them.
     open: Cells,
+    /// The accumulators that were added to `open` last: most wgmmas of a group have the same.
+    last: Vec<u32>,
     /// Of each commit group that may be unfinished, the oldest first.
     groups: VecDeque<Cells>,
     /// All of these.
@@ -22,6 +24,11 @@ pub(super) struct Owned {
 impl Owned {
     /// A wgmma with these accumulators was issued.
     pub fn add(&mut self, cells: &[u32]) {
+        if self.last == cells {
+            return;
+        }
+        self.last.clear();
+        self.last.extend_from_slice(cells);
         let words = cells.iter().max().map_or(0, |cell| *cell as usize / 64 + 1);
         for set in [&mut self.open, &mut self.all] {
             set.resize(set.len().max(words), 0);
@@ -35,6 +42,7 @@ impl Owned {
 
     /// What was issued becomes a group, even if that is nothing: waits count groups.
     pub fn commit(&mut self) {
+        self.last.clear();
         self.groups.push_back(std::mem::take(&mut self.open));
     }
 
@@ -66,6 +74,7 @@ impl Owned {
     /// Forgets everything, for the next block.
     pub fn clear(&mut self) {
         self.open.clear();
+        self.last.clear();
         self.groups.clear();
         self.all.clear();
     }
