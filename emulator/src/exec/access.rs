@@ -82,12 +82,9 @@ pub(super) unsafe fn resolve<A: AddressCell, const SPACE: u8>(
             address[l] = u64::from(address[l] as u32);
         }
     }
-    let pattern = pattern(active, size, &address);
-    // Computed again rather than taken out of the addresses, which stay in vectors then.
-    // SAFETY: as above.
-    let first: u64 = unsafe { ctx.cell::<A>(op.a) }[0].into();
-    let first = first.wrapping_add(op.imm as u64);
-    let first = if SPACE == space::SHARED { u64::from(first as u32) } else { first };
+    // Opaque, or else the compiler takes lane 0, which it knows, out of the vectors and computes with odd pieces.
+    let first = std::hint::black_box(address[0]);
+    let pattern = pattern(active, size, &address, first);
     let (low, high, bits) = match pattern {
         // A power of two that divides the size and the first divides all.
         Pattern::Row => (first, first.wrapping_add(31 * u64::from(size)), first),
@@ -160,14 +157,14 @@ fn misaligned(ctx: &mut Ctx<'_>, op: &Op, active: u32, size: u32, address: &[u64
 
 /// Whether the lanes' accesses lie side by side, or are all the same.
 #[inline(always)]
-fn pattern(active: u32, size: u32, address: &[u64; 32]) -> Pattern {
+fn pattern(active: u32, size: u32, address: &[u64; 32], first: u64) -> Pattern {
     if active != u32::MAX {
         return Pattern::Scattered;
     }
     let (mut apart, mut differ) = (0, 0);
     for l in 0..32 {
-        apart |= address[l] ^ (address[0].wrapping_add(l as u64 * u64::from(size)));
-        differ |= address[l] ^ address[0];
+        apart |= address[l] ^ (first.wrapping_add(l as u64 * u64::from(size)));
+        differ |= address[l] ^ first;
     }
     if apart == 0 {
         Pattern::Row
