@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Params, bytes, download, ptx, schedules, upload};
+use cuda_emulator::check::Kind;
 use cuda_emulator::exec::{Launch, Module};
 use cuda_emulator::num::Rounding;
 use cuda_emulator::num::small_float::{e4m3_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
@@ -115,6 +116,37 @@ fn wgmma_takes_a_from_registers_and_negates_it() {
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(download::<f32>(c, 64 * 64), expected, "{name}");
     }
+}
+
+#[test]
+fn accumulators_are_free_once_their_group_is_waited_for() {
+    const ROUNDS: i32 = 3;
+    let module = module();
+    let mut next = numbers(5);
+    let mut small = || (0..64 * 16).map(|_| (next() % 17) as f32 - 8.0).collect::<Vec<f32>>();
+    let (a, b) = (small(), small());
+    let half =
+        |v: &[f32]| bytes(&v.iter().map(|x| f32_to_bf16(*x, Rounding::Nearest, false)).collect::<Vec<_>>());
+    let times = (2 * ROUNDS + 1) as f32;
+    let expected: Vec<f32> = (0..64 * 64)
+        .map(|i| times * (0..16).map(|k| a[i / 64 * 16 + k] * b[i % 64 * 16 + k]).sum::<f32>())
+        .collect();
+    let run = |kernel: &str, settings: &Settings| {
+        let memory = Memory::new(64 << 20).unwrap();
+        let (a, b) = (upload(&memory, "A", &half(&a)), upload(&memory, "B", &half(&b)));
+        let c = memory.arena().allocate(64 * 64 * 4, "C".into()).unwrap();
+        let params = Params::default().add(a).add(b).add(c).add(ROUNDS).0;
+        let kernel = module.kernel(kernel).unwrap();
+        let launched = kernel.launch(&Launch::linear(1, 128), &params, &memory, settings);
+        launched.map(|_| download::<f32>(c, 64 * 64))
+    };
+    for (name, settings) in schedules(SEEDS) {
+        let got = run("ping_pong_waited", &settings).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(got, expected, "{name}");
+        let finding = run("ping_pong_early", &settings).expect_err(&name);
+        assert_eq!(finding.kind, Kind::WgmmaAccumulator, "{name}: {finding}");
+    }
+    assert_eq!(run("ping_pong_waited", &Settings::fast()).unwrap(), expected);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::access::{Mode, resolve, space};
+use super::access::{Mode, resolve_each, space};
 use super::op::{Ctx, Exec, NONE, Op};
 use crate::num::halves::{Half, add, pair2};
 use crate::ptx::ast::Scalar;
@@ -53,7 +53,7 @@ where
 {
     let mut at = [std::ptr::null_mut(); 32];
     // SAFETY: Exec's contract; lowering widened the address.
-    if !unsafe { resolve::<u64, SPACE>(ctx, op, active, size_of::<T>() as u32, Mode::Update, &mut at) } {
+    if !unsafe { resolve_each::<u64, SPACE>(ctx, op, active, size_of::<T>() as u32, Mode::Update, &mut at) } {
         return;
     }
     let mut out = [T::Raw::default(); 32];

@@ -3,17 +3,15 @@
 use super::barrier::Barrier;
 use super::grid::Grid;
 use super::mbarrier::Mbarriers;
-use super::op::{Ctx, Flow, NONE, Op, Signal};
 use super::pending::Pending;
+use super::run::{Slice, run_warp};
 use super::shared::Shared;
-use super::warp::{Group, Shape, Warp};
+use super::warp::{Shape, Warp};
 use crate::check::{Finding, Kind};
 use crate::counters::Counters;
 
 /// Warp instructions of one turn.
 const SLICE: u32 = 4096;
-/// Turns of a group of lanes before lanes that wait behind it are run as well.
-const MONOPOLY: u32 = 64;
 /// Rounds in which nothing changed before the block counts as stuck.
 const STUCK_ROUNDS: u32 = 4;
 
@@ -29,7 +27,10 @@ pub(super) struct BlockState {
     /// Grows with everything that can end somebody's wait.
     pub progress: u64,
     pub random: Random,
-    pub panels: super::wgmma::Panels,
+    /// Right-hand sides of wgmma.
+    pub panels: super::matrix::Panels,
+    /// A buffer for wgmma's left-hand side.
+    pub left: Vec<crate::tensor::warp_tile::Row>,
     pub cluster_rank: u32,
 }
 
@@ -62,15 +63,6 @@ pub(super) enum Turn {
     Stuck,
 }
 
-/// How a warp's turn ended.
-enum Slice {
-    Ended,
-    /// Every group waits.
-    Waits,
-    /// The slice was used up.
-    More,
-}
-
 /// A block in execution.
 pub(super) struct Block {
     pub warps: Vec<Warp>,
@@ -99,6 +91,7 @@ impl Block {
                 progress: 0,
                 random: Random(0),
                 panels: Default::default(),
+                left: Vec::new(),
                 cluster_rank: 0,
             },
             shape,
@@ -236,199 +229,4 @@ impl Block {
         };
         Box::new(Finding { kind, message, place, details })
     }
-}
-
-impl Ctx<'_> {
-    fn current(&mut self) -> Option<&mut Group> {
-        self.warp.groups.first_mut()
-    }
-
-    /// Lanes that stand at this instruction.
-    pub fn current_mask(&self) -> u32 {
-        self.warp.groups.first().map_or(0, |g| g.mask)
-    }
-
-    /// The current group's ticket.
-    pub fn ticket(&mut self) -> Option<u64> {
-        self.current().and_then(|g| g.ticket)
-    }
-
-    /// Sets the current group's ticket.
-    pub fn set_ticket(&mut self, ticket: Option<u64>) {
-        if let Some(group) = self.current() {
-            group.ticket = ticket;
-        }
-    }
-}
-
-/// Puts the group to run first and merges groups that stand at the same place. `false` if every group has yielded.
-fn choose_group(warp: &mut Warp) -> bool {
-    let groups = &mut warp.groups;
-    if groups.len() > 1 {
-        groups.sort_unstable_by_key(|g| (g.pc, g.ticket));
-        groups.dedup_by(|later, kept| {
-            let same = later.pc == kept.pc && later.ticket == kept.ticket;
-            if same {
-                kept.mask |= later.mask;
-                // Whom it waited for has come: try again.
-                kept.yielded = false;
-            }
-            same
-        });
-        if let Some(at) = groups.iter().position(|g| !g.yielded) {
-            groups[..=at].rotate_right(1);
-            return true;
-        }
-        return false;
-    }
-    groups.first().is_some_and(|g| !g.yielded)
-}
-
-fn run_warp(
-    grid: &Grid<'_>,
-    warp: &mut Warp,
-    block: &mut BlockState,
-    slice: u32,
-) -> Result<Slice, Box<Finding>> {
-    let code = &grid.program.code[..];
-    for group in &mut warp.groups {
-        group.yielded = false;
-    }
-    let mut left = slice;
-    let mut ctx = Ctx { warp, block, grid, pc: 0, signal: Signal::None, fault: None };
-    loop {
-        if ctx.warp.alive == 0 {
-            return Ok(Slice::Ended);
-        }
-        if !choose_group(ctx.warp) {
-            // A pause waits for something outside the block.
-            let paused = std::mem::take(&mut ctx.warp.paused);
-            return Ok(if paused { Slice::More } else { Slice::Waits });
-        }
-        if left == 0 {
-            if ctx.warp.groups.len() > 1 {
-                ctx.warp.monopoly += 1;
-                if ctx.warp.monopoly >= MONOPOLY {
-                    // Fairness within the warp: the others get a slice before this group does again.
-                    ctx.warp.monopoly = 0;
-                    ctx.warp.groups[0].yielded = true;
-                    left = slice;
-                    continue;
-                }
-            }
-            return Ok(Slice::More);
-        }
-        run_group(&mut ctx, code, &mut left);
-        if let Some(fault) = ctx.fault.take() {
-            return Err(fault);
-        }
-    }
-}
-
-/// Runs the first group until it splits, meets another, waits or has used up the slice.
-fn run_group(ctx: &mut Ctx<'_>, code: &[Op], left: &mut u32) {
-    let Group { mut pc, mask, .. } = ctx.warp.groups[0];
-    // The place where lanes that are ahead stand; passing it without stopping would miss the merge.
-    let ahead = ctx.warp.groups[1..].iter().map(|g| g.pc).filter(|&p| p > pc).min().unwrap_or(u32::MAX);
-    let (mut executed, mut lanes, mut flops) = (0u64, 0u64, 0u64);
-    let budget = *left;
-    let per_lane = u64::from(mask.count_ones());
-    let mut used = 0;
-    while used < budget {
-        let op = &code[pc as usize];
-        let mut active = mask;
-        if op.guard.reg != NONE {
-            active &= ctx.warp.preds[op.guard.reg as usize] ^ op.guard.flip;
-        }
-        used += 1;
-        executed += 1;
-        match op.flow {
-            Flow::Next => {
-                if active != 0 {
-                    lanes += if active == mask { per_lane } else { u64::from(active.count_ones()) };
-                    if op.flops != 0 {
-                        flops += u64::from(op.flops) * u64::from(active.count_ones());
-                    }
-                    ctx.pc = pc;
-                    if !ctx.warp.owned.is_empty() && !op.tolerant {
-                        super::wgmma::check_owned(ctx, op);
-                    }
-                    // SAFETY: the operation is the program's, the warp was made for it.
-                    unsafe { (op.run)(ctx, op, active) };
-                    if ctx.signal != Signal::None {
-                        let signal = std::mem::replace(&mut ctx.signal, Signal::None);
-                        match signal {
-                            // It did not happen yet, so it does not count.
-                            Signal::Retry => {
-                                (executed, lanes) = (executed - 1, lanes - u64::from(active.count_ones()))
-                            }
-                            Signal::Pause => (ctx.warp.paused, pc) = (true, pc + 1),
-                            _ => pc += 1,
-                        }
-                        ctx.warp.groups[0].pc = pc;
-                        ctx.warp.groups[0].yielded = true;
-                        break;
-                    }
-                }
-                pc += 1;
-                if pc == ahead {
-                    ctx.warp.groups[0].pc = pc;
-                    break;
-                }
-            }
-            Flow::Branch(target) => {
-                lanes += per_lane;
-                if active == mask {
-                    let backward = target <= pc;
-                    pc = target;
-                    if (!backward && pc >= ahead) || (backward && ctx.warp.groups.len() > 1) {
-                        ctx.warp.groups[0].pc = pc;
-                        break;
-                    }
-                } else if active == 0 {
-                    pc += 1;
-                    if pc == ahead {
-                        ctx.warp.groups[0].pc = pc;
-                        break;
-                    }
-                } else {
-                    ctx.block.counters.divergent_branches += 1;
-                    ctx.warp.groups[0] = Group { pc: pc + 1, mask: mask & !active, ..ctx.warp.groups[0] };
-                    let yielded = false;
-                    ctx.warp.groups.push(Group { pc: target, mask: active, yielded, ticket: None });
-                    break;
-                }
-            }
-            Flow::Indexed => {
-                // SAFETY: lowering made `a` a 32-bit cell.
-                let index = unsafe { *ctx.cell::<u32>(op.a) };
-                ctx.warp.groups[0].mask &= !active;
-                ctx.warp.groups[0].pc = pc + 1;
-                for l in (0..32).filter(|l| active >> l & 1 == 1) {
-                    let Some(&target) = op.list.get(index[l] as usize) else {
-                        let n = op.list.len();
-                        let message = format!("branch index {} of a table of {n}", index[l]);
-                        ctx.fail(op, Kind::OutOfBounds, Some(l as u32), message);
-                        break;
-                    };
-                    ctx.warp.groups.push(Group { pc: target, mask: 1 << l, yielded: false, ticket: None });
-                }
-                ctx.warp.groups.retain(|g| g.mask != 0);
-                ctx.signal = Signal::None;
-                break;
-            }
-            Flow::Exit => {
-                lanes += u64::from(active.count_ones());
-                ctx.warp.alive &= !active;
-                ctx.warp.groups[0] = Group { pc: pc + 1, mask: mask & !active, ..ctx.warp.groups[0] };
-                ctx.warp.groups.retain(|g| g.mask != 0);
-                break;
-            }
-        }
-        ctx.warp.groups[0].pc = pc;
-    }
-    *left -= used;
-    ctx.block.counters.warp_instructions += executed;
-    ctx.block.counters.thread_instructions += lanes;
-    ctx.block.counters.flops += flops;
 }

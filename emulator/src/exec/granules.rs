@@ -84,6 +84,52 @@ impl Granules {
         true
     }
 
+    /// As [`Granules::read_alike`] for `N` granules from each of `addresses` on, which count bytes from `base`. How many
+    /// were noted: all, or those before the first that was not alike.
+    pub fn read_all_alike<const N: usize>(
+        &mut self,
+        addresses: &[u32],
+        base: u32,
+        now: Epoch,
+        clock: &Clock,
+        line: u32,
+    ) -> usize {
+        let reads = &mut self.reads[now.agent() % READERS];
+        // What was last found to be fine: most ranges have the same. Nothing is, to begin with.
+        let (mut fine_write, mut fine_read) = (Epoch::NEVER, Epoch::NEVER);
+        for (i, address) in addresses.iter().enumerate() {
+            let offset = address - base;
+            let at = offset as usize / 4;
+            let range = at..at + N;
+            let chunks = (
+                self.write.get(range.clone()).and_then(|w| w.first_chunk::<N>()),
+                reads.get_mut(range.clone()).and_then(|r| r.first_chunk_mut::<N>()),
+                self.written.get(range.clone()).and_then(|w| w.first_chunk::<N>()),
+                self.lines[1].get_mut(range).and_then(|l| l.first_chunk_mut::<N>()),
+            );
+            let (Some(write), Some(read), Some(written), Some(lines)) = chunks else { return i };
+            let same = |epochs: &[Epoch; N], e: Epoch| epochs.iter().fold(true, |all, x| all & (*x == e));
+            if !same(write, fine_write) {
+                if !same(write, write[0]) || write[0] == SPLIT || !write[0].known_to(clock) {
+                    return i;
+                }
+                fine_write = write[0];
+            }
+            if !same(read, fine_read) {
+                if !same(read, read[0]) || !read[0].replaceable_by(now, clock) {
+                    return i;
+                }
+                fine_read = read[0];
+            }
+            if !offset.is_multiple_of(4) || *written != [0xf; N] {
+                return i;
+            }
+            *read = [now; N];
+            *lines = [line; N];
+        }
+        addresses.len()
+    }
+
     /// As [`Granules::read_alike`], for a write.
     pub fn write_alike(&mut self, range: std::ops::Range<u32>, now: Epoch, clock: &Clock, line: u32) -> bool {
         let range = range.start as usize..range.end as usize;

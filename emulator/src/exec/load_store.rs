@@ -1,12 +1,13 @@
 //! `ld` and `st`, every width and space.
 
-use super::access::{AddressCell, Mode, resolve, space};
-use super::isa::Body;
+use super::access::{AddressCell, Mode, Pattern, resolve, space};
+use super::interleave::{interleave, part};
+use super::isa::{Body, pick};
 use super::op::{Ctx, Exec, Op};
 use crate::ptx::ast::Scalar;
 
 /// A type as it lies in memory.
-trait Element: Copy {
+trait Element: Copy + Default {
     /// Into a register, extended by its sign or with zeros.
     fn widen(self) -> u64;
 }
@@ -58,6 +59,18 @@ impl Register for u64 {
     }
 }
 
+/// What lanes loaded, as registers.
+#[inline(always)]
+fn widen<T: Element, R: Register, const N: usize>(values: &[[T; N]; 32], out: &mut [[R; 32]; N]) {
+    let mut columns = [[T::default(); 32]; N];
+    part(values, &mut columns);
+    for n in 0..N {
+        for l in 0..32 {
+            out[n][l] = R::cut(columns[n][l].widen());
+        }
+    }
+}
+
 /// list = N elements of type T at [a + imm].
 struct Load<T, R, A, const N: usize, const SPACE: u8>(std::marker::PhantomData<(T, R, A)>);
 
@@ -69,17 +82,38 @@ impl<T: Element, R: Register, A: AddressCell, const N: usize, const SPACE: u8> B
         let mut from = [std::ptr::null_mut(); 32];
         let size = (size_of::<T>() * N) as u32;
         // SAFETY: Exec's contract.
-        if !unsafe { resolve::<A, SPACE>(ctx, op, active, size, Mode::Read, &mut from) } {
-            return;
-        }
+        let pattern = unsafe { resolve::<A, SPACE>(ctx, op, active, size, Mode::Read, &mut from) };
         let mut out = [[R::default(); 32]; N];
-        for l in 0..32 {
-            if active >> l & 1 == 1 {
+        match pattern {
+            None => return,
+            Some(Pattern::Row) => {
+                // SAFETY: `resolve` found 32 accesses side by side inside memory. Blocks on other threads may write
+                // there meanwhile, as on a device; each element is what it was at some time.
+                let values = unsafe { from[0].cast::<[[T; N]; 32]>().read_unaligned() };
+                widen(&values, &mut out);
+            }
+            Some(Pattern::Same) => {
                 // SAFETY: `resolve` found the element inside memory and aligned.
-                let value = unsafe { from[l].cast::<[T; N]>().read_volatile() };
+                let value = unsafe { from[0].cast::<[T; N]>().read_volatile() };
                 for n in 0..N {
-                    out[n][l] = R::cut(value[n].widen());
+                    out[n] = [R::cut(value[n].widen()); 32];
                 }
+            }
+            Some(Pattern::Scattered) => {
+                let mut values = [[T::default(); N]; 32];
+                // Without asking for each lane, where all are there.
+                if active == u32::MAX {
+                    for l in 0..32 {
+                        // SAFETY: as above.
+                        values[l] = unsafe { from[l].cast::<[T; N]>().read_volatile() };
+                    }
+                } else {
+                    for l in (0..32).filter(|l| active >> l & 1 == 1) {
+                        // SAFETY: as above, for each active lane.
+                        values[l] = unsafe { from[l].cast::<[T; N]>().read_volatile() };
+                    }
+                }
+                widen(&values, &mut out);
             }
         }
         for n in 0..N {
@@ -114,21 +148,35 @@ impl<T: Cut, R: Register, A: AddressCell, const N: usize, const SPACE: u8> Body 
         let mut to = [std::ptr::null_mut(); 32];
         let size = (size_of::<T>() * N) as u32;
         // SAFETY: Exec's contract.
-        if !unsafe { resolve::<A, SPACE>(ctx, op, active, size, Mode::Write, &mut to) } {
-            return;
-        }
-        let mut values = [[T::default(); N]; 32];
+        let pattern = unsafe { resolve::<A, SPACE>(ctx, op, active, size, Mode::Write, &mut to) };
+        let Some(pattern) = pattern else { return };
+        let mut columns = [[T::default(); 32]; N];
         for n in 0..N {
             // SAFETY: Exec's contract.
             let cell = unsafe { ctx.cell::<R>(op.list[n]) };
             for l in 0..32 {
-                values[l][n] = T::of(cell[l].full());
+                columns[n][l] = T::of(cell[l].full());
             }
         }
-        for l in 0..32 {
-            if active >> l & 1 == 1 {
-                // SAFETY: `resolve` found the element inside memory and aligned.
-                unsafe { to[l].cast::<[T; N]>().write_volatile(values[l]) };
+        let mut values = [[T::default(); N]; 32];
+        interleave(&columns, &mut values);
+        match pattern {
+            // SAFETY: `resolve` found 32 accesses side by side inside memory.
+            Pattern::Row => unsafe { to[0].cast::<[[T; N]; 32]>().write_unaligned(values) },
+            // Of lanes that write to one place, the last one wins.
+            // SAFETY: `resolve` found the element inside memory and aligned.
+            Pattern::Same => unsafe { to[0].cast::<[T; N]>().write_volatile(values[31]) },
+            Pattern::Scattered if active == u32::MAX => {
+                for l in 0..32 {
+                    // SAFETY: as above.
+                    unsafe { to[l].cast::<[T; N]>().write_volatile(values[l]) };
+                }
+            }
+            Pattern::Scattered => {
+                for l in (0..32).filter(|l| active >> l & 1 == 1) {
+                    // SAFETY: as above, for each active lane.
+                    unsafe { to[l].cast::<[T; N]>().write_volatile(values[l]) };
+                }
             }
         }
         ctx.block.progress += 1;
@@ -138,12 +186,12 @@ impl<T: Cut, R: Register, A: AddressCell, const N: usize, const SPACE: u8> Body 
 macro_rules! by_space {
     ($body:ident, $t:ty, $r:ty, $n:expr, $space:expr, $wide:expr) => {
         match ($space, $wide) {
-            (space::GLOBAL, _) => Some($body::<$t, $r, u64, $n, { space::GLOBAL }>::run as Exec),
-            (space::SHARED, false) => Some($body::<$t, $r, u32, $n, { space::SHARED }>::run as Exec),
-            (space::SHARED, true) => Some($body::<$t, $r, u64, $n, { space::SHARED }>::run as Exec),
-            (space::LOCAL, false) => Some($body::<$t, $r, u32, $n, { space::LOCAL }>::run as Exec),
-            (space::LOCAL, true) => Some($body::<$t, $r, u64, $n, { space::LOCAL }>::run as Exec),
-            (_, true) => Some($body::<$t, $r, u64, $n, { space::GENERIC }>::run as Exec),
+            (space::GLOBAL, _) => Some(pick::<$body<$t, $r, u64, $n, { space::GLOBAL }>>()),
+            (space::SHARED, false) => Some(pick::<$body<$t, $r, u32, $n, { space::SHARED }>>()),
+            (space::SHARED, true) => Some(pick::<$body<$t, $r, u64, $n, { space::SHARED }>>()),
+            (space::LOCAL, false) => Some(pick::<$body<$t, $r, u32, $n, { space::LOCAL }>>()),
+            (space::LOCAL, true) => Some(pick::<$body<$t, $r, u64, $n, { space::LOCAL }>>()),
+            (_, true) => Some(pick::<$body<$t, $r, u64, $n, { space::GENERIC }>>()),
             _ => None,
         }
     };

@@ -6,22 +6,27 @@
 )]
 
 mod access;
+mod access_checks;
 mod asynchronous;
 mod atomic;
 mod barrier;
 mod block;
 mod granules;
 mod grid;
+mod interleave;
 mod isa;
 mod load_store;
 mod lower;
+mod matrix;
 mod mbarrier;
 mod module;
 mod op;
+mod owned;
 mod pending;
 mod predicate;
 mod print;
 mod race;
+mod run;
 mod sectors;
 mod shared;
 mod tensor_ops;

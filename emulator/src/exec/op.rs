@@ -43,6 +43,8 @@ pub(super) struct Guard {
 pub(super) struct Op {
     pub run: Exec,
     pub flow: Flow,
+    /// How many instructions from this one on only go to the next, without a guard, and issue no wgmma.
+    pub stretch: u32,
     pub guard: Guard,
     /// Destination cell.
     pub d: u32,
@@ -70,6 +72,8 @@ pub(super) struct Op {
     pub d_pred: bool,
     /// May name accumulators of an unfinished wgmma.
     pub tolerant: bool,
+    /// Adds to the destinations in `list`, so it reads them as well.
+    pub adds: bool,
 }
 
 impl Op {
@@ -137,9 +141,11 @@ impl Ctx<'_> {
         if active == u32::MAX {
             *out = *value;
         } else {
+            let mut merged = *out;
             for l in 0..32 {
-                out[l] = if active >> l & 1 == 1 { value[l] } else { out[l] };
+                merged[l] = if active >> l & 1 == 1 { value[l] } else { merged[l] };
             }
+            *out = merged;
         }
     }
 

@@ -273,7 +273,7 @@ impl Mover<'_> {
         if let Err(refusal) = block.shared.note_write(self.who(), shared, bytes) {
             return Err(self.refused(block, refusal, shared, bytes));
         }
-        let to = block.shared.host().wrapping_add((shared - BASE) as usize);
+        let to = block.shared.host_mut().wrapping_add((shared - BASE) as usize);
         match global {
             Some(global) => {
                 self.check_global(block, global, bytes, false)?;

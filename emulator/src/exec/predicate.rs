@@ -59,17 +59,24 @@ pub(super) unsafe fn logic(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
 }
 
 /// d = p ? a : b.
-///
-/// # Safety
-/// As [`Exec`].
-pub(super) unsafe fn selp<R: Copy>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
-    let mask = ctx.pred(op.pred) ^ op.imm as u32;
-    // SAFETY: Exec's contract.
-    unsafe {
-        let (a, b) = (*ctx.cell::<R>(op.a), *ctx.cell::<R>(op.b));
-        let out = std::array::from_fn(|l| if mask >> l & 1 == 1 { a[l] } else { b[l] });
-        ctx.write(op.d, active, &out);
+pub(super) fn selp<R: Word>() -> Exec {
+    struct Select<R>(std::marker::PhantomData<R>);
+    impl<R: Word> Body for Select<R> {
+        #[inline(always)]
+        unsafe fn run(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
+            let mask = ctx.pred(op.pred) ^ op.imm as u32;
+            // SAFETY: Exec's contract.
+            unsafe {
+                let (a, b) = (*ctx.cell::<R>(op.a), *ctx.cell::<R>(op.b));
+                let mut out = [R::default(); 32];
+                for l in 0..32 {
+                    out[l] = if mask >> l & 1 == 1 { a[l] } else { b[l] };
+                }
+                ctx.write(op.d, active, &out);
+            }
+        }
     }
+    pick::<Select<R>>()
 }
 
 /// What a register of either width can do beyond lane closures.
@@ -91,9 +98,11 @@ pub(super) trait Word: Copy + Default {
 macro_rules! word {
     ($ty:ty, $wide:ty, $insert:path, $add:path, $sub:path) => {
         impl Word for $ty {
+            #[inline(always)]
             fn part(self, at: usize, bits: u32) -> u32 {
                 ((self >> (at as u32 * bits)) as u64 & ((1 << bits) - 1)) as u32
             }
+            #[inline(always)]
             fn with(self, at: usize, bits: u32, part: u32) -> $ty {
                 self | ((part as u64 & ((1 << bits) - 1)) << (at as u32 * bits)) as $ty
             }
@@ -118,35 +127,47 @@ word!(u32, u64, bits::bfi_b32, integer::add_carry32, integer::sub_borrow32);
 word!(u64, u128, bits::bfi_b64, integer::add_carry64, integer::sub_borrow64);
 
 /// {list} = a, cut into parts of `aux` bits.
-///
-/// # Safety
-/// As [`Exec`].
-pub(super) unsafe fn unpack<R: Word>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
-    // SAFETY: Exec's contract.
-    unsafe {
-        let a = *ctx.cell::<R>(op.a);
-        for (i, &cell) in op.list.iter().enumerate() {
-            ctx.write::<u32>(cell, active, &a.map(|a| a.part(i, op.aux)));
+pub(super) fn unpack<R: Word>() -> Exec {
+    struct Unpack<R>(std::marker::PhantomData<R>);
+    impl<R: Word> Body for Unpack<R> {
+        #[inline(always)]
+        unsafe fn run(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
+            // SAFETY: Exec's contract.
+            unsafe {
+                let a = *ctx.cell::<R>(op.a);
+                for (i, &cell) in op.list.iter().enumerate() {
+                    let mut part = [0; 32];
+                    for l in 0..32 {
+                        part[l] = a[l].part(i, op.aux);
+                    }
+                    ctx.write::<u32>(cell, active, &part);
+                }
+            }
         }
     }
+    pick::<Unpack<R>>()
 }
 
 /// d = {list}, parts of `aux` bits.
-///
-/// # Safety
-/// As [`Exec`].
-pub(super) unsafe fn pack<R: Word>(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
-    let mut out = [R::default(); 32];
-    // SAFETY: Exec's contract.
-    unsafe {
-        for (i, &cell) in op.list.iter().enumerate() {
-            let part = ctx.cell::<u32>(cell);
-            for l in 0..32 {
-                out[l] = out[l].with(i, op.aux, part[l]);
+pub(super) fn pack<R: Word>() -> Exec {
+    struct Pack<R>(std::marker::PhantomData<R>);
+    impl<R: Word> Body for Pack<R> {
+        #[inline(always)]
+        unsafe fn run(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
+            let mut out = [R::default(); 32];
+            // SAFETY: Exec's contract.
+            unsafe {
+                for (i, &cell) in op.list.iter().enumerate() {
+                    let part = ctx.cell::<u32>(cell);
+                    for l in 0..32 {
+                        out[l] = out[l].with(i, op.aux, part[l]);
+                    }
+                }
+                ctx.write(op.d, active, &out);
             }
         }
-        ctx.write(op.d, active, &out);
     }
+    pick::<Pack<R>>()
 }
 
 /// d = bfi(a, b, c, d'): list holds the four sources.

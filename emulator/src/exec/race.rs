@@ -208,6 +208,25 @@ impl Shadow {
         None
     }
 
+    /// Notes reads of `len` bytes at each of `addresses`, which count from `base`, up to the first that has to be looked
+    /// at more closely; how many that were.
+    pub fn read_alike(
+        &mut self,
+        agent: usize,
+        clock: &Clock,
+        addresses: &[u32],
+        base: u32,
+        len: u32,
+        line: u32,
+    ) -> usize {
+        let now = Epoch::new(agent, clock.of(agent));
+        match len {
+            32 => self.granules.read_all_alike::<8>(addresses, base, now, clock, line),
+            16 => self.granules.read_all_alike::<4>(addresses, base, now, clock, line),
+            _ => 0,
+        }
+    }
+
     /// The first byte of [offset, offset + len) that nobody ever wrote.
     pub fn unwritten(&self, offset: u32, len: u32) -> Option<u32> {
         (offset..offset + len).find(|b| self.granules.written(b / 4) >> (b % 4) & 1 == 0)

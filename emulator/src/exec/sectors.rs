@@ -30,15 +30,19 @@ impl Sectors {
             return 0;
         };
         let map = if write { &self.write } else { &self.read };
+        let (mut sector, end) = (first / SECTOR, (first + len).div_ceil(SECTOR));
         let mut fresh = 0;
-        for sector in first / SECTOR..=(first + len - 1) / SECTOR {
+        while sector < end {
             // SAFETY: `sector` is below span / 32, and the map has a bit for each, in whole aligned words; the map
             // is only ever accessed through these atomics.
             let word = unsafe { &*map.as_ptr().cast::<AtomicU64>().add((sector / 64) as usize) };
-            let bit = 1 << (sector % 64);
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                fresh += u64::from(word.fetch_or(bit, Ordering::Relaxed) & bit == 0);
+            let count = (64 - sector % 64).min(end - sector);
+            let bits = u64::MAX >> (64 - count) << (sector % 64);
+            if word.load(Ordering::Relaxed) & bits != bits {
+                let before = word.fetch_or(bits, Ordering::Relaxed);
+                fresh += u64::from((bits & !before).count_ones());
             }
+            sector += count;
         }
         fresh
     }

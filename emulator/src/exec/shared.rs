@@ -11,6 +11,7 @@ pub(super) struct Shared {
     len: u32,
     /// Who touched it; without checks, nobody knows.
     shadow: Option<Shadow>,
+    version: u64,
 }
 
 /// The strictest alignment any descriptor asks for.
@@ -39,11 +40,13 @@ impl Shared {
             bytes: vec![Chunk([0xff; 1024]); len.div_ceil(1024).max(1) as usize],
             len,
             shadow: checks.then(|| Shadow::new(len as usize)),
+            version: 0,
         }
     }
 
     /// Forgets the last block.
     pub fn reset(&mut self) {
+        self.version += 1;
         if let Some(shadow) = &mut self.shadow {
             shadow.reset();
             self.bytes.fill(Chunk([0xff; 1024]));
@@ -55,10 +58,23 @@ impl Shared {
         self.len
     }
 
-    /// Host address of shared address [`BASE`].
+    /// Host address of shared address [`BASE`], to read from.
     #[inline(always)]
-    pub fn host(&self) -> *mut u8 {
-        self.bytes.as_ptr().cast::<u8>().cast_mut()
+    pub fn host(&self) -> *const u8 {
+        self.bytes.as_ptr().cast::<u8>()
+    }
+
+    /// As [`Shared::host`], to write to.
+    #[inline(always)]
+    pub fn host_mut(&mut self) -> *mut u8 {
+        self.version += 1;
+        self.bytes.as_mut_ptr().cast::<u8>()
+    }
+
+    /// Another number whenever the bytes may have changed.
+    #[inline(always)]
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Whether [address, address + len) is inside.
@@ -80,6 +96,25 @@ impl Shared {
             Some(Trouble::Race(earlier)) => Err(Refusal::Race(earlier)),
             Some(Trouble::Uninitialised(offset)) => Err(Refusal::Uninitialised(BASE + offset)),
         }
+    }
+
+    /// Checks reads of `len` bytes each, a multiple of four, as [`Shared::note_read`] does one; tells the address of the
+    /// one that is refused.
+    pub fn note_reads(&mut self, who: Who<'_>, addresses: &[u32], len: u32) -> Result<(), (u32, Refusal)> {
+        if let Some(at) = addresses.iter().find(|at| !self.contains(**at, len)) {
+            return Err((*at, Refusal::OutOfBounds));
+        }
+        let mut rest = addresses;
+        while !rest.is_empty() {
+            if let Some(shadow) = &mut self.shadow {
+                let noted = shadow.read_alike(who.agent, who.clock, rest, BASE, len, who.line);
+                rest = &rest[noted..];
+            }
+            let Some((first, others)) = rest.split_first() else { break };
+            self.note_read(who, *first, len).map_err(|refusal| (*first, refusal))?;
+            rest = others;
+        }
+        Ok(())
     }
 
     /// Checks an atomic update, which synchronises by itself and so races with no other.

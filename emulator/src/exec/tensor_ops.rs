@@ -139,7 +139,7 @@ pub(super) unsafe fn stmatrix(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
                 return ctx.fail(op, kind, None, message);
             }
             // SAFETY: `note_write` found the 16 bytes inside shared memory; the address is aligned.
-            unsafe { block.shared.host().add((address - BASE) as usize).cast::<[u16; 8]>().write(*row) };
+            unsafe { block.shared.host_mut().add((address - BASE) as usize).cast::<[u16; 8]>().write(*row) };
         }
     }
     ctx.block.progress += 1;

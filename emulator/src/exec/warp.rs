@@ -1,6 +1,7 @@
 //! A warp: registers, predicates, local memory, and where its lanes stand.
 
 use super::op::{Fixed, Program};
+use super::owned::Owned;
 use super::race::Clock;
 use crate::ptx::ast::Special;
 
@@ -54,8 +55,8 @@ pub(super) struct Warp {
     /// Bulk-store groups committed so far.
     pub bulk_group: u32,
     pub wgmma: Vec<Wgmma>,
-    /// Cells that an unwaited wgmma owns, a bit each; empty almost always.
-    pub owned: Vec<u64>,
+    /// Accumulators that unfinished wgmmas own; none almost always.
+    pub owned: Owned,
     /// Arrivals at `bar.warp.sync`.
     pub warp_barrier: u32,
     pub clock: Clock,
@@ -77,7 +78,7 @@ impl Warp {
             cp_group: 0,
             bulk_group: 0,
             wgmma: Vec::new(),
-            owned: Vec::new(),
+            owned: Owned::default(),
             warp_barrier: 0,
             clock: Clock::default(),
             paused: false,
@@ -100,6 +101,13 @@ impl Warp {
     #[inline(always)]
     pub fn file(&self) -> *mut u32 {
         self.cells.as_ptr().cast::<u32>().cast_mut()
+    }
+
+    /// All cells as 32 lanes of f32.
+    pub fn floats(&mut self) -> &mut [[f32; 32]] {
+        let (first, count) = (self.cells.as_mut_ptr().cast::<[f32; 32]>(), self.cells.len());
+        // SAFETY: a cell is 128 bytes without padding, any of which are an f32; the slice borrows the warp.
+        unsafe { std::slice::from_raw_parts_mut(first, count) }
     }
 
     fn set(&mut self, cell: u32, wide: bool, values: &[u64; 32]) {

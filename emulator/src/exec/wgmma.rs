@@ -4,17 +4,18 @@
 //! a wgmma may still read it is a race even where the result happens to be right.
 
 use super::barrier::converged;
+use super::matrix::Matrix;
 use super::op::{Ctx, Op};
 use super::race::ASYNC;
-use super::tensor_ops::{a_rows, accumulators, chunk, count_flops, element_of, multiply, note, scatter};
+use super::tensor_ops::{a_rows, count_flops, element_of};
 use super::warp::Wgmma;
 use crate::check::Kind;
-use crate::settings::Timing;
+use crate::num::Rounding;
+use crate::num::small_float::{f16_to_f32, f32_to_f16};
+use crate::settings::{Fp8Accumulation, Timing};
 use crate::tensor::descriptor::{Descriptor, Major, unused_bits};
-use crate::tensor::panel::{self, Element};
-
-/// Decoded right-hand sides that are kept while shared memory does not change.
-const PANELS: usize = 48;
+use crate::tensor::panel::Element;
+use crate::tensor::warp_tile;
 
 /// wgmma.fence: the warp must be whole.
 ///
@@ -70,11 +71,7 @@ pub(super) unsafe fn issue(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
         ctx.warp.wgmma.push(issued);
     }
     if ctx.grid.settings.checks {
-        let owned = &mut ctx.warp.owned;
-        owned.resize(ctx.grid.program.cells as usize / 64 + 1, 0);
-        for cell in &op.list[..op.writes as usize] {
-            owned[*cell as usize / 64] |= 1 << (cell % 64);
-        }
+        ctx.warp.owned.add(&op.list[..op.writes as usize]);
     }
 }
 
@@ -85,6 +82,7 @@ pub(super) unsafe fn issue(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
 pub(super) unsafe fn commit(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     if converged(ctx, op, active, u32::MAX) {
         ctx.warp.wgmma.push(Wgmma::Commit);
+        ctx.warp.owned.commit();
     }
 }
 
@@ -110,9 +108,7 @@ pub(super) unsafe fn wait(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
             }
         }
     }
-    if op.imm == 0 && !ctx.warp.wgmma.iter().any(|w| w.is_issued()) {
-        ctx.warp.owned.clear();
-    }
+    ctx.warp.owned.wait(op.imm as usize);
 }
 
 /// The warp's 16 rows of a wgmma.
@@ -121,7 +117,7 @@ fn execute(ctx: &mut Ctx<'_>, op: &Op, a: u64, b: u64, scale_d: bool, registers:
     let columns = (op.imm & 0xffff) as usize;
     let bit = |at: u32| op.imm >> at & 1 == 1;
     let from_registers = bit(20);
-    for descriptor in if from_registers { vec![b] } else { vec![a, b] } {
+    for descriptor in [(!from_registers).then_some(a), Some(b)].into_iter().flatten() {
         if unused_bits(descriptor) != 0 {
             let message =
                 format!("matrix descriptor {descriptor:#018x} has bits set that Hopper does not define");
@@ -129,167 +125,89 @@ fn execute(ctx: &mut Ctx<'_>, op: &Op, a: u64, b: u64, scale_d: bool, registers:
         }
     }
 
-    let mut a_panel = [0f32; 16 * 32];
-    if from_registers {
-        for (row, out) in registers.iter().zip(a_panel.chunks_exact_mut(depth)) {
-            panel::decode(element, row, out);
-        }
+    let mut left = std::mem::take(&mut ctx.block.left);
+    if let Some(rows) = registers.first_chunk::<16>() {
+        warp_tile::spread(element, rows, &mut left);
     } else {
         let first = ctx.warp.id % 4 * 16;
         let major = if bit(18) { Major::Mn } else { Major::K };
-        let tile = Tile { descriptor: Descriptor::decode(a), major, element, first, count: 16 };
-        if tile.note(ctx, op).is_none() {
+        let matrix = Matrix { descriptor: Descriptor::decode(a), major, element, first, count: 16 };
+        if matrix.note(ctx, op).is_none() {
             return;
         }
-        tile.gather(ctx, &mut a_panel, false);
+        if major == Major::K {
+            let mut rows = [[0u8; 32]; 16];
+            matrix.bytes(ctx, &mut rows, |row| row);
+            warp_tile::spread(element, &rows, &mut left);
+        } else {
+            let mut flat = [0f32; 16 * 16];
+            matrix.columns(ctx, &mut flat[..16 * depth], |row| row);
+            warp_tile::spread_columns(&flat[..16 * depth], &mut left);
+        }
     }
     if bit(16) {
-        a_panel.iter_mut().for_each(|x| *x = -*x);
+        left.iter_mut().flat_map(|k| &mut k.0).for_each(|x| *x = -*x);
     }
 
     let b_type = element_of(op.aux >> 24);
     let major = if bit(19) { Major::Mn } else { Major::K };
     let key = (b, op.aux, op.imm);
     let descriptor = Descriptor::decode(b);
-    let tile = Tile { descriptor, major, element: b_type, first: 0, count: columns as u32 };
-    let version = ctx.block.progress;
+    let matrix = Matrix { descriptor, major, element: b_type, first: 0, count: columns as u32 };
     let mut panels = std::mem::take(&mut ctx.block.panels);
-    if panels.version != version {
-        panels.kept.clear();
-        panels.version = version;
-    }
-    let kept = panels.kept.iter().position(|(k, _)| *k == key);
-    // All warps decode the same, but each reads the tile for itself, which is what the checks go by.
-    if (kept.is_none() || ctx.grid.settings.checks) && tile.note(ctx, op).is_none() {
+    let kept = panels.find(ctx.block.shared.version(), key);
+    // All warps decode the same, but each reads the matrix for itself, which is what the checks go by.
+    if (kept.is_none() || ctx.grid.settings.checks) && matrix.note(ctx, op).is_none() {
         return;
     }
     let at = kept.unwrap_or_else(|| {
-        let mut panel = vec![0f32; depth * columns];
-        tile.gather(ctx, &mut panel, true);
+        let mut panel = panels.buffer(depth * columns);
+        matrix.right_hand_side(ctx, &mut panel);
         if bit(17) {
             panel.iter_mut().for_each(|x| *x = -*x);
         }
-        if panels.kept.len() >= PANELS {
-            panels.kept.remove(0);
-        }
-        panels.kept.push((key, panel));
-        panels.kept.len() - 1
+        panels.keep(key, panel)
     });
-    let mut acc = std::mem::take(&mut panels.accumulator);
-    acc.resize(16 * columns, 0.0);
+    let how = match element {
+        Element::E4m3 | Element::E5m2 => ctx.grid.settings.fp8,
+        _ => Fp8Accumulation::Exact,
+    };
     let cells = &op.list[..op.writes as usize];
-    if scale_d {
-        // Lowering counted the cells: they fill every element.
-        accumulators(ctx, cells, columns, half, &mut acc);
+    if half {
+        halves(ctx, cells, |file, cells| {
+            warp_tile::multiply(how, &left, panels.panel(at), columns, !scale_d, file, cells);
+        });
     } else {
-        acc.fill(0.0);
+        let file = ctx.warp.floats();
+        warp_tile::multiply(how, &left, panels.panel(at), columns, !scale_d, file, cells);
     }
-    multiply(ctx, element, &a_panel[..16 * depth], &panels.kept[at].1, &mut acc, columns, depth);
-    scatter(ctx, cells, columns, half, &acc);
-    panels.accumulator = acc;
     ctx.block.panels = panels;
+    ctx.block.left = left;
     count_flops(ctx.block, element, 2 * 16 * (columns * depth) as u64);
 }
 
-/// Right-hand sides decoded since shared memory last changed, and a buffer that is used again and again.
-#[derive(Default)]
-pub(super) struct Panels {
-    version: u64,
-    kept: Vec<((u64, u32, i64), Vec<f32>)>,
-    accumulator: Vec<f32>,
-}
-
-/// One K step of an operand in shared memory.
-struct Tile {
-    descriptor: Descriptor,
-    major: Major,
-    element: Element,
-    /// Rows (columns of B) from this one on …
-    first: u32,
-    /// … so many.
-    count: u32,
-}
-
-impl Tile {
-    /// Addresses of the two 16-byte chunks of a K-major row.
-    #[inline(always)]
-    fn row(&self, row: u32) -> [u32; 2] {
-        let (size, half) = (self.element.size() as u32, self.element.per_step() as u32 / 2);
-        let row = self.first + row;
-        [self.descriptor.address(Major::K, size, row, 0), self.descriptor.address(Major::K, size, row, half)]
+/// Applies `multiply` to accumulators of f16: a cell of two halves is two cells of one element each.
+fn halves(ctx: &mut Ctx<'_>, cells: &[u32], multiply: impl FnOnce(&mut [[f32; 32]], &[u32])) {
+    let mut elements = Vec::with_capacity(cells.len() * 2);
+    for &cell in cells {
+        // SAFETY: accumulators are 32-bit cells of the program.
+        let raw = unsafe { ctx.cell::<u32>(cell) };
+        elements.push(raw.map(|x| f16_to_f32(x as u16)));
+        elements.push(raw.map(|x| f16_to_f32((x >> 16) as u16)));
     }
-
-    /// Address of the eight rows from `row` on at one k of an MN-major operand; only 16-bit types have it.
-    #[inline(always)]
-    fn eight(&self, row: u32, k: u32) -> u32 {
-        self.descriptor.address(Major::Mn, self.element.size() as u32, self.first + row, k)
-    }
-
-    /// Checks all reads of the tile, in the name of the warp's asynchronous agent.
-    fn note(&self, ctx: &mut Ctx<'_>, op: &Op) -> Option<()> {
-        let agent = ASYNC + ctx.warp.id as usize;
-        match self.major {
-            Major::K => {
-                for row in 0..self.count {
-                    let [a, b] = self.row(row);
-                    // Swizzles keep the chunks of a K step beside each other, in either order.
-                    if a.abs_diff(b) == 16 {
-                        note(ctx, op, agent, a.min(b), 32)?;
-                    } else {
-                        note(ctx, op, agent, a, 16)?;
-                        note(ctx, op, agent, b, 16)?;
-                    }
-                }
-            }
-            Major::Mn => {
-                for k in 0..self.element.per_step() as u32 {
-                    for row in (0..self.count).step_by(8) {
-                        note(ctx, op, agent, self.eight(row, k), 16)?;
-                    }
-                }
-            }
-        }
-        Some(())
-    }
-
-    /// Decodes the tile to \[row\]\[k\], or to \[k\]\[row\] if `transposed`. It was noted before.
-    fn gather(&self, ctx: &Ctx<'_>, out: &mut [f32], transposed: bool) {
-        let (count, depth) = (self.count as usize, self.element.per_step());
-        if self.major == Major::K {
-            let mut rows = vec![[0u8; 32]; count];
-            for (r, row) in rows.iter_mut().enumerate() {
-                let [a, b] = self.row(r as u32);
-                let halves = row.as_chunks_mut::<16>().0;
-                (halves[0], halves[1]) = (chunk(ctx, a), chunk(ctx, b));
-            }
-            if transposed {
-                panel::decode_transposed(self.element, &rows, out, count);
-            } else {
-                for (row, out) in rows.iter().zip(out.chunks_exact_mut(depth)) {
-                    panel::decode(self.element, row, out);
-                }
-            }
-            return;
-        }
-        for k in 0..depth {
-            for first in (0..count).step_by(8) {
-                let mut eight = [0f32; 8];
-                panel::decode(self.element, &chunk(ctx, self.eight(first as u32, k as u32)), &mut eight);
-                for (i, value) in eight.iter().enumerate() {
-                    let row = first + i;
-                    out[if transposed { k * count + row } else { row * depth + k }] = *value;
-                }
-            }
-        }
+    let all: Vec<u32> = (0..elements.len() as u32).collect();
+    multiply(&mut elements, &all);
+    let round = |x| u32::from(f32_to_f16(x, Rounding::Nearest, false));
+    for (&cell, [low, high]) in cells.iter().zip(elements.as_chunks::<2>().0) {
+        // SAFETY: as above.
+        let out = unsafe { ctx.cell_mut::<u32>(cell) };
+        *out = std::array::from_fn(|l| round(low[l]) | round(high[l]) << 16);
     }
 }
 
 /// Fails if an operation touches the accumulators of an unfinished wgmma.
 pub(super) fn check_owned(ctx: &mut Ctx<'_>, op: &Op) {
-    let owned = |cell: &u32| {
-        // "No register" lies beyond every word.
-        ctx.warp.owned.get(*cell as usize / 64).is_some_and(|word| word >> (cell % 64) & 1 == 1)
-    };
+    let owned = |cell: &u32| ctx.warp.owned.holds(*cell);
     let d = if op.d_pred { super::op::NONE } else { op.d };
     if [op.a, op.b, op.c, d].iter().chain(&*op.list).any(owned) {
         let message = "an accumulator of a wgmma is touched before wgmma.wait_group";

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use memmap2::{MmapMut, MmapOptions};
 
 use super::Allocation;
+use super::fill::{LARGE, fill};
 
 /// Alignment of every allocation, as `cuMemAlloc` guarantees it.
 const ALIGN: u64 = 256;
@@ -30,7 +31,8 @@ pub enum State {
     Freed = 3,
 }
 
-/// Reserved address space with a shadow of the same size. Both are committed page by page on first use.
+/// Reserved address space with a shadow of the same size. Pages of both cost memory when they are first written, and
+/// large ones none before: poison and states of whole allocations are mapped, not written (see `fill`).
 pub struct Arena {
     bytes: MmapMut,
     shadow: MmapMut,
@@ -122,10 +124,8 @@ impl Arena {
         book.peak = book.peak.max(book.used);
         let allocation = Allocation { start, len, label };
         book.blocks.insert(start, Block { allocation, span, freed: false });
-        self.set(start, len, State::Uninitialised);
-        // SAFETY: [start, start + len) was just reserved for this allocation inside the arena; no kernel knows its
-        // address yet.
-        unsafe { std::ptr::write_bytes(start as *mut u8, POISON, len as usize) };
+        self.renew(start, len, State::Uninitialised);
+        self.poison(start, len);
         Some(start)
     }
 
@@ -138,7 +138,11 @@ impl Arena {
         book.used -= len;
         book.quarantined += len;
         book.quarantine.push_back(start);
-        self.set(start, len, State::Freed);
+        self.renew(start, len, State::Freed);
+        if len as usize >= LARGE {
+            // Gives the host's memory back.
+            self.poison(start, len);
+        }
         while book.quarantined > QUARANTINE && self.release_oldest(&mut book).is_some() {}
         true
     }
@@ -207,11 +211,26 @@ impl Arena {
         unsafe { std::ptr::write_bytes(self.shadow(start), state as u8, len as usize) };
     }
 
+    /// As [`Arena::set`], for an allocation that begins or ends.
+    fn renew(&self, start: u64, len: u64, state: State) {
+        assert!(self.contains(start + len - 1), "range outside device memory");
+        // SAFETY: both ends are inside the shadow, a private mapping; kernels have no business with an allocation that
+        // begins or ends, and if they write all the same, they write whole bytes.
+        unsafe { fill(self.shadow(start), len as usize, state as u8) };
+    }
+
+    /// Fills an allocation that begins or ends, none of whose bytes anybody may rely on.
+    fn poison(&self, start: u64, len: u64) {
+        assert!(self.contains(start) && self.contains(start + len - 1), "range outside device memory");
+        // SAFETY: both ends are inside the arena, a private mapping; the range is one allocation's.
+        unsafe { fill(start as *mut u8, len as usize, POISON) };
+    }
+
     fn release_oldest(&self, book: &mut Book) -> Option<()> {
         let start = book.quarantine.pop_front()?;
         let block = book.blocks.remove(&start)?;
         book.quarantined -= block.allocation.len;
-        self.set(start, block.allocation.len, State::Unallocated);
+        self.renew(start, block.allocation.len, State::Unallocated);
         Some(())
     }
 
@@ -254,6 +273,47 @@ mod tests {
         assert_eq!(arena.first_other(a, 1, State::Valid), Some((a, State::Freed)));
         assert_eq!(arena.live().len(), 1);
         assert_eq!((arena.used(), arena.peak()), (1000, 2000));
+    }
+
+    /// KiB of memory that this process has for itself.
+    fn resident() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn an_allocation_costs_what_is_touched_of_it() {
+        const GIB: u64 = 1 << 30;
+        let arena = Arena::new(40 * GIB).unwrap();
+        let before = resident();
+        let a = arena.allocate(20 * GIB + 5, "large".into()).unwrap();
+        let read = |at: u64| {
+            // SAFETY: callers stay inside the allocation.
+            unsafe { *(at as *const u8) }
+        };
+        for at in (a..a + 20 * GIB).step_by(GIB as usize / 2).chain([a + 20 * GIB + 4]) {
+            assert_eq!(read(at), POISON);
+            assert_eq!(arena.first_other(at, 1, State::Uninitialised), None);
+        }
+        let end = a + 20 * GIB + 5;
+        assert_eq!(arena.first_other(end - 1, 2, State::Uninitialised), Some((end, State::Unallocated)));
+        let written = 100u64 << 20;
+        // SAFETY: inside the allocation.
+        unsafe { std::ptr::write_bytes((a + GIB) as *mut u8, 7, written as usize) };
+        arena.mark_valid(a + GIB, written);
+        assert_eq!(arena.first_other(a + GIB, written + 1, State::Valid).unwrap().0, a + GIB + written);
+        assert_eq!((read(a + GIB - 1), read(a + GIB), read(a + GIB + written)), (POISON, 7, POISON));
+        let cost = resident() - before;
+        assert!(cost < 300 << 10, "{cost} KiB for 100 MiB");
+        assert!(arena.free(a));
+        assert_ne!(arena.first_other(a + GIB, 1, State::Valid).unwrap().1, State::Uninitialised);
+        let kept = resident().saturating_sub(before);
+        assert!(kept < 100 << 10, "{kept} KiB after it was freed");
+        // The same place again is poisoned again.
+        let b = arena.allocate(20 * GIB, "again".into()).unwrap();
+        assert_eq!((b, read(b + GIB)), (a, POISON));
+        assert_eq!(arena.first_other(b + GIB, written, State::Uninitialised), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! is reachable from kernels too, as on a GPU with unified addressing; it has no shadow, only bounds.
 
 mod arena;
+mod fill;
 
 use std::collections::BTreeMap;
 use std::sync::RwLock;

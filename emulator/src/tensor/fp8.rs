@@ -95,7 +95,8 @@ fn step(factors: &[f32; STEP], b: &[[f32; WIDTH]; STEP], sums: [f32; WIDTH]) -> 
     let mut out = [0f32; WIDTH];
     for c in 0..WIDTH {
         // Infinities and NaN have no exponent to align to: the plain sum says what they give.
-        out[c] = if largest[c] == 0x7f80_0000 { special[c] } else { whole[c] * down[c] };
+        // −0 plus 0 is 0: a whole number has no sign then.
+        out[c] = if largest[c] == 0x7f80_0000 { special[c] } else { (whole[c] + 0.0) * down[c] };
     }
     out
 }

@@ -10,6 +10,8 @@ pub mod gemm;
 pub mod panel;
 pub mod swizzle;
 pub mod tensor_map;
+mod vector;
+pub mod warp_tile;
 
 #[cfg(test)]
 mod tests;

@@ -104,6 +104,58 @@ extern "C" __global__ void __launch_bounds__(128) registers(const uint32_t* a, c
   store(c, d);
 }
 
+// C[64, 64] = (2·rounds + 1)·A[64, 16]·B[64, 16]ᵀ in bf16, with two sets of accumulators: one is added to the sum while the
+// next group multiplies into the other. EARLY reads the set of the group that is still pending.
+template <bool EARLY>
+static __device__ inline void ping_pong(const uint8_t* a, const uint8_t* b, float* c, int rounds) {
+  __shared__ __align__(128) uint8_t tiles[2][64 * 32];
+  int t = threadIdx.x;
+  for (int i = t; i < 64 * 2; i += 128) {
+    int row = i / 2, half = i % 2, at = (row / 8 * 2 + half) * 128 + row % 8 * 16;
+    *(uint4*)&tiles[0][at] = *(const uint4*)&a[row * 32 + half * 16];
+    *(uint4*)&tiles[1][at] = *(const uint4*)&b[row * 32 + half * 16];
+  }
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __syncthreads();
+  uint64_t strides = (uint64_t)(128 >> 4) << 16 | (uint64_t)(256 >> 4) << 32;
+  uint64_t a_desc = (uint64_t)((shared(tiles[0]) & 0x3ffff) >> 4) | strides;
+  uint64_t b_desc = (uint64_t)((shared(tiles[1]) & 0x3ffff) >> 4) | strides;
+  float even[32], odd[32], sum[32] = {};
+  auto issue = [&](float* d) {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " LIST ", %32, %33, keep, 1, 1, 0, 0;\n}"
+                 : ACCUMULATORS(d) : "l"(a_desc), "l"(b_desc));
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  };
+  // Sums may be moved over a wait, which does not name what it waits for; not over asm that names their operands.
+  auto add = [&](float* d) {
+    asm volatile("" : ACCUMULATORS(d)::"memory");
+    for (int j = 0; j < 32; ++j) sum[j] += d[j];
+  };
+#pragma unroll
+  for (int j = 0; j < 32; ++j) even[j] = odd[j] = 0;
+  issue(even);
+  for (int i = 0; i < rounds; ++i) {
+    issue(odd);
+    asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+    add(EARLY ? odd : even);
+    issue(even);
+    asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+    add(EARLY ? even : odd);
+  }
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  add(even);
+  store(c, sum);
+}
+
+extern "C" __global__ void __launch_bounds__(128) ping_pong_waited(const uint8_t* a, const uint8_t* b, float* c, int rounds) {
+  ping_pong<false>(a, b, c, rounds);
+}
+extern "C" __global__ void __launch_bounds__(128) ping_pong_early(const uint8_t* a, const uint8_t* b, float* c, int rounds) {
+  ping_pong<true>(a, b, c, rounds);
+}
+
 // A 3-D box at (x, y, z) of a tensor to out, and the same box stored to another tensor. 16 × 4 × 2 words.
 extern "C" __global__ void boxes(const __grid_constant__ CUtensorMap from, const __grid_constant__ CUtensorMap to, uint32_t* out, int x, int y, int z) {
   __shared__ __align__(128) uint32_t box[2 * 4 * 16];

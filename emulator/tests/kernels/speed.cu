@@ -39,8 +39,9 @@ extern "C" __global__ void __launch_bounds__(256) dequant(const uint4* w, const 
 
 static __device__ inline uint32_t shared(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
-// D[64, 256] += A[64, 64]·B[256, 64]ᵀ in bf16, `rounds` times over the same tiles, which bulk copies bring.
-extern "C" __global__ void __launch_bounds__(128) product(const uint8_t* a, const uint8_t* b, float* c, int rounds) {
+// D[64, 256] += A[64, 128 bytes]·B[256, 128 bytes]ᵀ, `rounds` times over the same tiles, which bulk copies bring.
+template <bool FP8>
+static __device__ inline void multiply(const uint8_t* a, const uint8_t* b, float* c, int rounds) {
   extern __shared__ __align__(1024) uint8_t tiles[];
   __shared__ __align__(8) uint64_t full;
   uint32_t barrier = shared(&full), at = shared(tiles), bt = at + 8192;
@@ -65,17 +66,21 @@ extern "C" __global__ void __launch_bounds__(128) product(const uint8_t* a, cons
     for (int k = 0; k < 4; ++k) {
       uint64_t a_desc = (uint64_t)(((at + k * 32) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
       uint64_t b_desc = (uint64_t)(((bt + k * 32) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
-      asm volatile(
-          "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-          "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,"
-          "%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,"
-          "%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,"
-          "%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,"
-          "%119,%120,%121,%122,%123,%124,%125,%126,%127}, %128, %129, 1, 1, 1, 0, 0;"
+#define LIST                                                                                                    \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,"   \
+  "%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,"  \
+  "%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,"  \
+  "%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,"  \
+  "%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
 #define D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define D16(i) D4(i), D4(i + 4), D4(i + 8), D4(i + 12)
-          : D16(0), D16(16), D16(32), D16(48), D16(64), D16(80), D16(96), D16(112)
-          : "l"(a_desc), "l"(b_desc));
+#define D D16(0), D16(16), D16(32), D16(48), D16(64), D16(80), D16(96), D16(112)
+      if (FP8)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 " LIST ", %128, %129, 1, 1, 1;"
+                     : D : "l"(a_desc), "l"(b_desc));
+      else
+        asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " LIST ", %128, %129, 1, 1, 1, 0, 0;"
+                     : D : "l"(a_desc), "l"(b_desc));
     }
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
@@ -86,4 +91,11 @@ extern "C" __global__ void __launch_bounds__(128) product(const uint8_t* a, cons
     int row = warp * 16 + lane / 4 + (j / 2 % 2) * 8, column = j / 4 * 8 + lane % 4 * 2 + j % 2;
     c[(blockIdx.x * 64 + row) * 256 + column] = d[j];
   }
+}
+
+extern "C" __global__ void __launch_bounds__(128) product(const uint8_t* a, const uint8_t* b, float* c, int rounds) {
+  multiply<false>(a, b, c, rounds);
+}
+extern "C" __global__ void __launch_bounds__(128) product_fp8(const uint8_t* a, const uint8_t* b, float* c, int rounds) {
+  multiply<true>(a, b, c, rounds);
 }

@@ -31,7 +31,11 @@ pub(super) fn each_cell(op: &Op, mut f: impl FnMut(u32, bool)) {
     if !matches!(op.flow, Flow::Indexed) {
         for (i, &cell) in op.list.iter().enumerate() {
             if cell != NONE {
-                f(cell, i < op.writes as usize);
+                let written = i < op.writes as usize;
+                f(cell, written);
+                if written && op.adds {
+                    f(cell, false);
+                }
             }
         }
     }

@@ -42,7 +42,7 @@ impl Lower<'_> {
         self.compare_into(op, pred, NONE, &operands[1..])?;
         let (yes, no) = (self.constant(yes, false), self.constant(0, false));
         let d = self.destination(&operands[0], result)?;
-        self.push(Draft::new(p::selp::<u32>).d(d).a(yes).b(no).pred(pred));
+        self.push(Draft::new(p::selp::<u32>()).d(d).a(yes).b(no).pred(pred));
         Ok(true)
     }
 

@@ -41,7 +41,7 @@ impl Lower<'_> {
         match (op.name(), operands) {
             ("mov", [d, a]) => return self.mov(op, ty, d, a),
             ("selp", [d, a, b, c]) => {
-                let run = if ty.bytes() == 8 { p::selp::<u64> as Exec } else { p::selp::<u32> };
+                let run = if ty.bytes() == 8 { p::selp::<u64>() } else { p::selp::<u32>() };
                 let (pred, negated) = self.predicate_source(c)?;
                 let (a, b, d) = (self.source(a, ty)?, self.source(b, ty)?, self.destination(d, ty)?);
                 self.push(Draft::new(run).d(d).a(a).b(b).pred(pred).imm(-i64::from(negated)));
@@ -242,7 +242,7 @@ impl Lower<'_> {
                 for p in parts {
                     cells.push(self.destination(p, part)?);
                 }
-                let run: Exec = if ty.bytes() == 8 { p::unpack::<u64> } else { p::unpack::<u32> };
+                let run: Exec = if ty.bytes() == 8 { p::unpack::<u64>() } else { p::unpack::<u32>() };
                 self.push(Draft::new(run).a(whole).aux(part_bytes * 8).list(cells, Vec::new()));
             }
             (d, Operand::Vector(parts)) => {
@@ -253,7 +253,7 @@ impl Lower<'_> {
                     cells.push(self.source(p, part)?);
                 }
                 let d = self.destination(d, ty)?;
-                let run: Exec = if ty.bytes() == 8 { p::pack::<u64> } else { p::pack::<u32> };
+                let run: Exec = if ty.bytes() == 8 { p::pack::<u64>() } else { p::pack::<u32>() };
                 self.push(Draft::new(run).d(d).aux(part_bytes * 8).list(Vec::new(), cells));
             }
             (d, a) => {

@@ -88,6 +88,7 @@ impl Draft {
         Draft(Op {
             run,
             flow: Flow::Next,
+            stretch: 0,
             guard: Guard { reg: NONE, flip: 0 },
             d: NONE,
             a: NONE,
@@ -103,6 +104,7 @@ impl Draft {
             writes: 0,
             d_pred: false,
             tolerant: false,
+            adds: false,
         })
     }
 
@@ -413,7 +415,11 @@ impl<'m> Lower<'m> {
                 *cell = allocation.place[*cell as usize];
             }
         };
-        for op in &mut self.code {
+        let mut stretch = 0;
+        for op in self.code.iter_mut().rev() {
+            let straight = op.flow == Flow::Next && op.guard.reg == NONE && !op.adds;
+            stretch = if straight { stretch + 1 } else { 0 };
+            op.stretch = stretch;
             place(&mut op.a);
             place(&mut op.b);
             place(&mut op.c);

@@ -135,6 +135,9 @@ impl Lower<'_> {
                 let from_registers = matches!(a, Operand::Vector(_));
                 let at = |i: usize| flags.get(i).copied().unwrap_or(0);
                 let transposed = if from_registers { (0, at(2)) } else { (at(2), at(3)) };
+                if (transposed.0 | transposed.1) & 1 == 1 && a_type.size() != 2 {
+                    return Err("only matrices of 16-bit elements can be MN-major".into());
+                }
                 let mut draft = Draft::new(wgmma::issue as Exec).tolerant();
                 draft.0.imm = i64::from(columns)
                     | i64::from(at(0) < 0) << 16
@@ -153,6 +156,7 @@ impl Lower<'_> {
                 let (p, negated) = self.predicate_source(scale_d)?;
                 draft = draft.pred(p);
                 draft.0.second = u32::from(negated);
+                draft.0.adds = true;
                 self.push(draft.list(accumulators, reads));
             }
             _ => return Ok(false),

@@ -4,3 +4,4 @@
 mod layouts;
 mod products;
 mod tensor_maps;
+mod warp_tiles;
