@@ -2,6 +2,7 @@
 //! asynchronous operation early, late and at random, or on a real one with `ABRUZZI_TEST_GPU=1`.
 
 mod echo;
+mod expert_gemv;
 mod gemv;
 mod harness;
 mod norm;

@@ -4,5 +4,6 @@
 //! bug of the caller and panics, as indexing would.
 
 pub mod echo;
+pub mod expert_gemv;
 pub mod gemv;
 pub mod norm;
