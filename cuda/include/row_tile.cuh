@@ -40,7 +40,8 @@ constexpr int kSpan = GEMV_SPAN;
 constexpr int kChunks = kSpan / 16;
 constexpr int kStages = 4;
 static_assert(kRows == 16 * kWarps && kChunks == 8, "a warp takes 16 rows; the swizzle permutes 8 chunks");
-/// Floats from token to token of the finished tile: 4 more than rows, so that a warp's 8 rows × 4 token pairs fall into 32 banks.
+/// Floats from token to token of the finished tile: 4 more than rows, so that the 8 rows × 4 tokens a warp writes at once fall
+/// into 32 banks.
 constexpr int kTilePitch = kRows + 4;
 
 /// Columns of a 16-byte chunk.
@@ -64,6 +65,13 @@ struct Stage {
 };
 static_assert(Stage<WEIGHT_FP8_BLOCK, 16>::kColumns == kScaleBlock, "a stage has one FP8 scale");
 static_assert(Stage<WEIGHT_INT4_GROUP32, 16>::kColumns == 8 * kInt4Group, "a stage has 16 bytes of INT4 scales a row");
+
+/// Blocks an SM: what 227 KiB of shared memory hold (1 KiB a block is the system's), at most 4. Told to the compiler, which
+/// else saves registers for more blocks than there can be.
+template <uint32_t Format, int Tokens>
+constexpr int kResident = 232448 / (kStages * Stage<Format, Tokens>::kBytes + 1024) < 4
+                              ? 232448 / (kStages * Stage<Format, Tokens>::kBytes + 1024)
+                              : 4;
 
 template <uint32_t Format>
 __device__ __forceinline__ int row_bytes(int cols) {
@@ -135,8 +143,9 @@ struct Filler {
   const uint8_t* weight[kRowsEach];
   const uint16_t* x[kTokensEach];
   const uint8_t* scale;
-  bool has_row[kRowsEach];
-  bool has_token[kTokensEach];
+  // Bit i: row or token i exists.
+  uint32_t has_row = 0;
+  uint32_t has_token = 0;
   int scale_bytes;  // INT4: of a row; 0 if the row does not exist
 
   /// `x_row(token)` is the row of a token; called for tokens below `tokens` only. There is at least one row and one token.
@@ -150,21 +159,23 @@ struct Filler {
     for (int i = 0; i < kRowsEach; ++i) {
       const Segment& s = segments[i * Segments / kRowsEach];
       const int row = (tid / kChunks + i * kRowStep) % kSegmentRows;
-      has_row[i] = row < s.rows;
-      weight[i] = s.weight + size_t(has_row[i] ? row : 0) * bytes + tid % kChunks * 16;
+      has_row |= uint32_t{row < s.rows} << i;
+      weight[i] = s.weight + size_t(row < s.rows ? row : 0) * bytes + tid % kChunks * 16;
     }
 #pragma unroll
     for (int i = 0; i < kTokensEach; ++i) {
       const int token = tid / S::kXChunks + i * kTokenStep;
-      has_token[i] = token < tokens;
-      x[i] = x_row(has_token[i] ? token : 0) + tid % S::kXChunks * 8;
+      has_token |= uint32_t{token < tokens} << i;
+      x[i] = x_row(token < tokens ? token : 0) + tid % S::kXChunks * 8;
     }
     if constexpr (Format == WEIGHT_FP8_BLOCK) {
-      if (tid < Segments) scale = segments[tid].scale;
+      if (tid == 1) scale = segments[Segments - 1].scale;
     }
     if constexpr (Format == WEIGHT_INT4_GROUP32) {
-      if (tid < kRows && tid % kSegmentRows < segments[tid / kSegmentRows].rows) {
-        scale = segments[tid / kSegmentRows].scale + size_t(tid % kSegmentRows) * scale_bytes;
+      // Chosen by a condition: an index would put the segments into local memory.
+      const bool is_last = tid / kSegmentRows == Segments - 1;
+      if (tid < kRows && tid % kSegmentRows < (is_last ? segments[Segments - 1].rows : segments[0].rows)) {
+        scale = (is_last ? segments[Segments - 1].scale : segments[0].scale) + size_t(tid % kSegmentRows) * scale_bytes;
       } else {
         scale_bytes = 0;
       }
@@ -181,7 +192,7 @@ struct Filler {
       const int row = tid / kChunks + i * kRowStep;
       uint8_t* to = stage + row * kSpan + (tid % kChunks ^ row % 8) * 16;
       const uint8_t* from = weight[i] + size_t(span) * kSpan;
-      const bool exists = has_row[i] && left > 0;
+      const bool exists = (has_row >> i & 1) && left > 0;
       if (whole_chunks) {
         ptx::copy16_async(ptx::shared_address(to), from, exists ? 16 : 0);
       } else {
@@ -196,7 +207,7 @@ struct Filler {
       const int token = tid / S::kXChunks + i * kTokenStep;
       if (token < Tokens) {
         uint8_t* to = stage + S::kX + token * S::kXPitch + tid % S::kXChunks * 16;
-        ptx::copy16_async(ptx::shared_address(to), x[i] + span * S::kColumns, has_token[i] ? x_bytes : 0);
+        ptx::copy16_async(ptx::shared_address(to), x[i] + span * S::kColumns, has_token >> i & 1 ? x_bytes : 0);
       }
     }
     // Scales.
@@ -383,6 +394,7 @@ __device__ __forceinline__ const float* tile(uint8_t* ring, const Segment (&segm
 
   float sums[kSums<Format, Tokens>] = {};
   int now = 0, next = kStages - 1;
+#pragma unroll 1
   for (int span = begin; span < end; ++span) {
 #if ABRUZZI_MUTANT == 1
     ptx::copy_async_wait<kStages - 1>();

@@ -83,7 +83,7 @@ pub fn bf16_values(random: &mut Random, count: usize) -> Vec<f32> {
     random.normals(count).into_iter().map(|v| bf16::from_f32(v).to_f32()).collect()
 }
 
-fn narrow(values: &[f64]) -> Vec<f32> {
+pub fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&v| v as f32).collect()
 }
 

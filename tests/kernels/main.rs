@@ -16,3 +16,4 @@ mod mla;
 mod timing;
 mod gemv;
 mod sample;
+mod expert_gemv;

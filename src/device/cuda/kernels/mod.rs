@@ -15,3 +15,4 @@ pub mod route;
 pub mod mla;
 pub mod gemv;
 pub mod sample;
+pub mod expert_gemv;
