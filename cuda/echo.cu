@@ -85,3 +85,7 @@ ECHO(echo_expert_gemv, ExpertGemvParams, p.experts.pool, p.experts.slot_bytes, p
      p.experts.up.scale, p.experts.up.rows, p.experts.up.cols, p.experts.down.weight, p.experts.down.scale, p.experts.down.rows,
      p.experts.down.cols, p.experts.experts, p.experts.slots, p.experts.format, p.experts.reserved, p.x, p.sorted_tokens,
      p.offsets, p.hidden, p.pairs, p.x_stride, p.hidden_stride, p.pairs_stride, p.reserved)
+ECHO(echo_mla_expand, MlaExpandParams, MATRIX(p.kv_b), PAGES(p.pages), p.expanded, p.first, p.end)
+ECHO(echo_mla_prefill, MlaPrefillParams, PAGES(p.pages), p.q, p.expanded, p.sums, p.norms, p.out, p.q_stride, p.out_stride,
+     p.start, p.tokens, p.heads, p.latent, p.nope, p.rope, p.v, p.first, p.end, p.resume, p.finish, p.scale, p.stages,
+     p.reserved)

@@ -123,10 +123,11 @@ __device__ __forceinline__ void absorb(const MlaAbsorbParams& p) {
   }
 }
 
-// ---- attend -------------------------------------------------------------------------------------------------------------
+// ---- attend ------------------------------------------------------------------------------------------------------------
 //
 // Contract: MlaAttendParams; grid = (heads / 64 rounded up, tokens, splits), block = 384, dynamic shared memory for
-// the queries, the stages and two barriers a stage. query rows and pages are aligned to 16 bytes; splits ≤ pages of the first token.
+// the queries, the stages and two barriers a stage. Rows of query and pages are aligned to 16 bytes; splits ≤ pages of the
+// first token.
 // Plan: a block has 64 heads of one token and a run of pages. A warpgroup copies pages (cp.async, 16 bytes a thread and step,
 // swizzled), two others multiply: each has the whole 64×64 scores, which costs the tensor cores half as much again and saves
 // every exchange between the two, and half of the latent's columns as its sums: 64 × 256 f32, 128 registers. The weights of
@@ -191,6 +192,7 @@ __device__ __forceinline__ void attend(const MlaAttendParams& p) {
       ptx::copy_async_arrive(full + 8 * stage);
       if (++stage == Shape::kStages) stage = 0, ++round;
     }
+    ptx::copy_async_commit();
     ptx::copy_async_wait<0>();
   } else {
     // ---- Products: scores, softmax, sums.

@@ -63,7 +63,8 @@ __device__ __forceinline__ uint64_t columns16(uint32_t tiles, int k) {
 /// kTileBytes.
 __device__ __forceinline__ uint64_t rows16(uint32_t tiles, int k) {
   const uint32_t address = tiles + k * 2048;
-  return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(kTileBytes >> 4) << 16 | 64ull << 32 | 1ull << 62;
+  return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(kTileBytes >> 4) << 16 | 64ull << 32 |
+         1ull << 62;
 }
 
 /// d[64, N] += a[64, 16]·b[16, N], a in registers as mma.sync m16n8k16 has it, b MN-major.
@@ -101,6 +102,21 @@ __device__ __forceinline__ void add_values(float (&sums)[N / 2], const uint32_t 
   wgmma::commit();
   wgmma::wait<0>();
   wgmma::pin(sums);
+}
+
+/// Pairs of columns 8·j + 2·q, j = 0 .. 3, of lane q of four become columns 8·q .. 8·q + 7: 16 bytes to be stored at once.
+__device__ __forceinline__ uint4 gather_row(uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+  auto exchange = [](uint32_t& low, uint32_t& high, int mask) {
+    // The even partner keeps `low` and takes the other's `low` for its `high`; the odd one the other way round.
+    const bool odd = threadIdx.x & mask;
+    const uint32_t received = __shfl_xor_sync(0xffffffffu, odd ? low : high, mask);
+    (odd ? low : high) = received;
+  };
+  exchange(r0, r1, 1);
+  exchange(r2, r3, 1);
+  exchange(r0, r2, 2);
+  exchange(r1, r3, 2);
+  return {r0, r1, r2, r3};
 }
 
 // ---- Softmax -------------------------------------------------------------------------------------------------------

@@ -566,15 +566,13 @@ static_assert(sizeof(MlaProjectParams) == 72, "no implicit padding");
 struct MlaExpandParams {
   WeightMatrix kv_b;
   LatentPages pages;
-  /// bf16 [end − first rounded up to 64, stride]; rows beyond `end` become zero.
+  /// bf16 [end − first rounded up to 64, kv_b.rows]; rows beyond `end` become zero.
   uint64_t expanded;
-  uint32_t stride;
   /// A multiple of 64.
   uint32_t first;
   uint32_t end;
-  uint32_t reserved;
 };
-static_assert(sizeof(MlaExpandParams) == 80, "no implicit padding");
+static_assert(sizeof(MlaExpandParams) == 72, "no implicit padding");
 
 /// Causal attention of many queries over expanded keys and values of positions first .. end.
 struct MlaPrefillParams {
@@ -590,12 +588,12 @@ struct MlaPrefillParams {
   /// bf16 [tokens, heads · v].
   uint64_t out;
   uint32_t q_stride;
-  uint32_t expanded_stride;
   uint32_t out_stride;
   /// Query t sees positions 0 ..= start + t.
   uint32_t start;
   uint32_t tokens;
   uint32_t heads;
+  uint32_t latent;
   uint32_t nope;
   uint32_t rope;
   uint32_t v;
@@ -608,8 +606,11 @@ struct MlaPrefillParams {
   uint32_t finish;
   /// What scores are multiplied with, times log2(e).
   float scale;
+  /// Tiles of keys and values there is shared memory for: 1 to 4.
+  uint32_t stages;
+  uint32_t reserved;
 };
-static_assert(sizeof(MlaPrefillParams) == 120, "no implicit padding");
+static_assert(sizeof(MlaPrefillParams) == 128, "no implicit padding");
 
 // ---- row_tile.cuh, gemv.cu, expert_gemv.cu -------------------------------------------------------------------------
 

@@ -1448,17 +1448,15 @@ const _: () = {
 pub struct MlaExpandParams {
     pub kv_b: WeightMatrix,
     pub pages: LatentPages,
-    /// bf16 [end − first rounded up to 64, stride]; rows beyond `end` become zero.
+    /// bf16 [end − first rounded up to 64, kv_b.rows]; rows beyond `end` become zero.
     pub expanded: u64,
-    pub stride: u32,
     /// A multiple of 64.
     pub first: u32,
     pub end: u32,
-    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaExpandParams"][::core::mem::size_of::<MlaExpandParams>() - 80usize];
+    ["Size of MlaExpandParams"][::core::mem::size_of::<MlaExpandParams>() - 72usize];
     [
         "Alignment of MlaExpandParams",
     ][::core::mem::align_of::<MlaExpandParams>() - 8usize];
@@ -1472,17 +1470,11 @@ const _: () = {
         "Offset of field: MlaExpandParams::expanded",
     ][::core::mem::offset_of!(MlaExpandParams, expanded) - 56usize];
     [
-        "Offset of field: MlaExpandParams::stride",
-    ][::core::mem::offset_of!(MlaExpandParams, stride) - 64usize];
-    [
         "Offset of field: MlaExpandParams::first",
-    ][::core::mem::offset_of!(MlaExpandParams, first) - 68usize];
+    ][::core::mem::offset_of!(MlaExpandParams, first) - 64usize];
     [
         "Offset of field: MlaExpandParams::end",
-    ][::core::mem::offset_of!(MlaExpandParams, end) - 72usize];
-    [
-        "Offset of field: MlaExpandParams::reserved",
-    ][::core::mem::offset_of!(MlaExpandParams, reserved) - 76usize];
+    ][::core::mem::offset_of!(MlaExpandParams, end) - 68usize];
 };
 /// Causal attention of many queries over expanded keys and values of positions first .. end.
 #[repr(C)]
@@ -1500,12 +1492,12 @@ pub struct MlaPrefillParams {
     /// bf16 [tokens, heads · v].
     pub out: u64,
     pub q_stride: u32,
-    pub expanded_stride: u32,
     pub out_stride: u32,
     /// Query t sees positions 0 ..= start + t.
     pub start: u32,
     pub tokens: u32,
     pub heads: u32,
+    pub latent: u32,
     pub nope: u32,
     pub rope: u32,
     pub v: u32,
@@ -1518,10 +1510,13 @@ pub struct MlaPrefillParams {
     pub finish: u32,
     /// What scores are multiplied with, times log2(e).
     pub scale: f32,
+    /// Tiles of keys and values there is shared memory for: 1 to 4.
+    pub stages: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaPrefillParams"][::core::mem::size_of::<MlaPrefillParams>() - 120usize];
+    ["Size of MlaPrefillParams"][::core::mem::size_of::<MlaPrefillParams>() - 128usize];
     [
         "Alignment of MlaPrefillParams",
     ][::core::mem::align_of::<MlaPrefillParams>() - 8usize];
@@ -1547,20 +1542,20 @@ const _: () = {
         "Offset of field: MlaPrefillParams::q_stride",
     ][::core::mem::offset_of!(MlaPrefillParams, q_stride) - 64usize];
     [
-        "Offset of field: MlaPrefillParams::expanded_stride",
-    ][::core::mem::offset_of!(MlaPrefillParams, expanded_stride) - 68usize];
-    [
         "Offset of field: MlaPrefillParams::out_stride",
-    ][::core::mem::offset_of!(MlaPrefillParams, out_stride) - 72usize];
+    ][::core::mem::offset_of!(MlaPrefillParams, out_stride) - 68usize];
     [
         "Offset of field: MlaPrefillParams::start",
-    ][::core::mem::offset_of!(MlaPrefillParams, start) - 76usize];
+    ][::core::mem::offset_of!(MlaPrefillParams, start) - 72usize];
     [
         "Offset of field: MlaPrefillParams::tokens",
-    ][::core::mem::offset_of!(MlaPrefillParams, tokens) - 80usize];
+    ][::core::mem::offset_of!(MlaPrefillParams, tokens) - 76usize];
     [
         "Offset of field: MlaPrefillParams::heads",
-    ][::core::mem::offset_of!(MlaPrefillParams, heads) - 84usize];
+    ][::core::mem::offset_of!(MlaPrefillParams, heads) - 80usize];
+    [
+        "Offset of field: MlaPrefillParams::latent",
+    ][::core::mem::offset_of!(MlaPrefillParams, latent) - 84usize];
     [
         "Offset of field: MlaPrefillParams::nope",
     ][::core::mem::offset_of!(MlaPrefillParams, nope) - 88usize];
@@ -1585,6 +1580,12 @@ const _: () = {
     [
         "Offset of field: MlaPrefillParams::scale",
     ][::core::mem::offset_of!(MlaPrefillParams, scale) - 116usize];
+    [
+        "Offset of field: MlaPrefillParams::stages",
+    ][::core::mem::offset_of!(MlaPrefillParams, stages) - 120usize];
+    [
+        "Offset of field: MlaPrefillParams::reserved",
+    ][::core::mem::offset_of!(MlaPrefillParams, reserved) - 124usize];
 };
 pub mod GemvSize {
     #[allow(unused_imports)]

@@ -285,13 +285,20 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
         gpu,
         report,
         c"echo_mla_expand",
-        MlaExpandParams { kv_b.weight, kv_b.scale, kv_b.rows, kv_b.cols, kv_b.format, kv_b.reserved, pages.table, pages.layer_offset, pages.stride, pages.reserved, expanded, stride, first, end, reserved }
+        MlaExpandParams {
+            kv_b.weight, kv_b.scale, kv_b.rows, kv_b.cols, kv_b.format, kv_b.reserved,
+            pages.table, pages.layer_offset, pages.stride, pages.reserved, expanded, first, end
+        }
     );
     check!(
         gpu,
         report,
         c"echo_mla_prefill",
-        MlaPrefillParams { pages.table, pages.layer_offset, pages.stride, pages.reserved, q, expanded, sums, norms, out, q_stride, expanded_stride, out_stride, start, tokens, heads, nope, rope, v, first, end, resume, finish, scale }
+        MlaPrefillParams {
+            pages.table, pages.layer_offset, pages.stride, pages.reserved, q, expanded, sums, norms, out,
+            q_stride, out_stride, start, tokens, heads, latent, nope, rope, v, first, end, resume, finish,
+            scale, stages, reserved
+        }
     );
     check!(
         gpu,

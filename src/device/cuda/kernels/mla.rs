@@ -4,11 +4,12 @@ use bytemuck::Pod;
 
 use crate::config::AttentionConfig;
 use crate::device::cuda::gpu::{Gpu, Launch};
-use crate::device::cuda::images::{Kernel, MLA_DECODE};
+use crate::device::cuda::images::{Kernel, MLA_DECODE, MLA_PREFILL};
 use crate::device::cuda::kv::KvPages;
 use crate::device::cuda::memory::{Buffer, Slice};
 use crate::device::cuda::params::{
-    LatentPages, MlaAbsorbParams, MlaAttendParams, MlaCombineParams, MlaProjectParams,
+    LatentPages, MlaAbsorbParams, MlaAttendParams, MlaCombineParams, MlaExpandParams, MlaPrefillParams,
+    MlaProjectParams,
 };
 use crate::device::cuda::tensor::{CudaMatrix, CudaTensor};
 use crate::device::{KV_PAGE, Precision, Shape};
@@ -28,13 +29,47 @@ const HEADS: usize = 64;
 /// Value rows of a projecting block.
 const PROJECT_ROWS: usize = 32;
 
+/// Queries of a block of the expanded form.
+const QUERIES: usize = 128;
+/// Rows of kv_b a block expands.
+const EXPAND_ROWS: usize = 128;
+/// Shared memory a block may have, in bytes.
+const SHARED: usize = 227 << 10;
+/// Bytes of expanded keys and values at a time: 2048 positions of Kimi-K2.
+const EXPANDED: usize = 64 << 20;
+
 /// Device memory that attention works in; grows to what the largest call needs.
-#[derive(Default)]
 pub struct MlaScratch {
+    expanded_bytes: usize,
+    expanded: Option<Buffer<u16>>,
+    sums: Option<Buffer<f32>>,
+    norms: Option<Buffer<f32>>,
     query: Option<Buffer<u16>>,
     partial: Option<Buffer<f32>>,
     log_sum: Option<Buffer<f32>>,
     mixed: Option<Buffer<f32>>,
+}
+
+impl Default for MlaScratch {
+    fn default() -> MlaScratch {
+        MlaScratch::with_expanded(EXPANDED)
+    }
+}
+
+impl MlaScratch {
+    /// Scratch memory of which expanded keys and values take about `bytes`, at least two pages of them.
+    pub fn with_expanded(bytes: usize) -> MlaScratch {
+        MlaScratch {
+            expanded_bytes: bytes,
+            expanded: None,
+            sums: None,
+            norms: None,
+            query: None,
+            partial: None,
+            log_sum: None,
+            mixed: None,
+        }
+    }
 }
 
 /// At least `len` elements of a scratch buffer.
@@ -252,4 +287,121 @@ pub fn decode(
     let launch = Launch { grid: [heads as u32, blocks as u32, 1], block: 256, shared: 0 };
     // SAFETY: reads `rows` rows of mixed latents and all of kv_b, writes `tokens` rows of `out`.
     unsafe { gpu.launch(project, launch, &params) }
+}
+
+const fn prefill_kernel(name: &'static std::ffi::CStr) -> Kernel {
+    Kernel::new(&MLA_PREFILL, name)
+}
+
+/// Expanded attention of many query tokens; the arguments and the result are those of [`decode`].
+///
+/// # Errors
+/// [`Error::Unsupported`] for head widths or weight formats without a kernel; [`Error::OutOfMemory`], [`Error::Cuda`].
+///
+/// # Panics
+/// If shapes do not fit each other or the cache has no room for those positions.
+#[allow(clippy::too_many_arguments, reason = "one operation of the model, each argument distinct in type")]
+pub fn prefill(
+    gpu: &Gpu,
+    q: &CudaTensor,
+    kv_b: &CudaMatrix,
+    pages: &KvPages<'_>,
+    start: usize,
+    attention: &AttentionConfig,
+    scratch: &mut MlaScratch,
+    out: &mut CudaTensor,
+) -> Result<()> {
+    check_widths(attention)?;
+    let &AttentionConfig { num_heads: heads, kv_lora_rank: latent, rope_head_dim: rope, .. } = attention;
+    let (nope, v) = (attention.nope_head_dim, attention.v_head_dim);
+    let expand = by_format(
+        kv_b,
+        [prefill_kernel(c"mla_expand_f32_512"), prefill_kernel(c"mla_expand_f32_128")],
+        [prefill_kernel(c"mla_expand_f16_512"), prefill_kernel(c"mla_expand_f16_128")],
+        [prefill_kernel(c"mla_expand_bf16_512"), prefill_kernel(c"mla_expand_bf16_128")],
+        [prefill_kernel(c"mla_expand_fp8_512"), prefill_kernel(c"mla_expand_fp8_128")],
+    )?[usize::from(latent != WIDTHS[0].0)];
+    let (attend, value_width) = match v {
+        ..=64 => (prefill_kernel(c"mla_prefill_64"), 64),
+        ..=128 => (prefill_kernel(c"mla_prefill_128"), 128),
+        _ => (prefill_kernel(c"mla_prefill_256"), 256),
+    };
+    check_shapes(q, kv_b, pages, start, attention, out);
+    let (tokens, rows) = (q.rows(), kv_b.layout().rows);
+    out.resize(tokens);
+    if tokens == 0 {
+        return Ok(());
+    }
+
+    let cached = start + tokens;
+    // Positions at a time: whole pairs of pages.
+    let pair = 2 * KV_PAGE;
+    let range = (scratch.expanded_bytes / (rows * size_of::<u16>())).max(pair) / pair * pair;
+    let range = range.min(cached.next_multiple_of(KV_PAGE));
+    let expanded = room(gpu, &mut scratch.expanded, range * rows)?.address();
+    // What one range leaves for the next.
+    let (kept_sums, kept_norms) =
+        if range < cached { (tokens * heads * v, tokens * heads * 2) } else { (0, 0) };
+    let sums = room(gpu, &mut scratch.sums, kept_sums)?.address();
+    let norms = room(gpu, &mut scratch.norms, kept_norms)?.address();
+
+    let row_blocks = rows.div_ceil(EXPAND_ROWS);
+    let key_tiles = nope.div_ceil(64) + 1;
+    let stage = (key_tiles + value_width / 64) * TILE;
+    let fixed = 2 * key_tiles * TILE + value_width * size_of::<i32>();
+    let stages = ((SHARED - fixed) / (stage + 16)).min(4);
+    for first in (0..cached).step_by(range) {
+        let end = cached.min(first + range);
+        let params = MlaExpandParams {
+            kv_b: kv_b.params(),
+            pages: latent_pages(pages),
+            expanded,
+            first: first as u32,
+            end: end as u32,
+        };
+        let pairs = (end - first).div_ceil(pair);
+        let shares = (gpu.multiprocessors() as usize / row_blocks).clamp(1, pairs);
+        let launch = Launch {
+            grid: [row_blocks as u32, shares as u32, 1],
+            block: 384,
+            shared: (EXPAND_ROWS * latent * 2 + 3 * (4 * TILE + 16)) as u32,
+        };
+        // SAFETY: reads kv_b and the pages of positions first .. end, which the table has (checked; that its addresses are
+        // alive is the borrow of the cache), writes end - first rows, rounded up to a page, of the expanded buffer.
+        unsafe { gpu.launch(expand, launch, &params)? };
+
+        let params = MlaPrefillParams {
+            pages: latent_pages(pages),
+            q: q.address(),
+            expanded,
+            sums,
+            norms,
+            out: out.address(),
+            q_stride: q.stride() as u32,
+            out_stride: out.stride() as u32,
+            start: start as u32,
+            tokens: tokens as u32,
+            heads: heads as u32,
+            latent: latent as u32,
+            nope: nope as u32,
+            rope: rope as u32,
+            v: v as u32,
+            first: first as u32,
+            end: end as u32,
+            resume: u32::from(first > 0),
+            finish: u32::from(end == cached),
+            scale: attention.softmax_scale * std::f32::consts::LOG2_E,
+            stages: stages as u32,
+            reserved: 0,
+        };
+        let launch = Launch {
+            grid: [heads as u32, tokens.div_ceil(QUERIES) as u32, 1],
+            block: 384,
+            shared: (fixed + stages * (stage + 16)) as u32,
+        };
+        // SAFETY: reads `tokens` rows of q, the expanded rows just written and the same pages, and writes `tokens` rows of
+        // `out` after the last range, else of the sums and norms, for which there is room.
+        unsafe { gpu.launch(attend, launch, &params)? };
+    }
+    Ok(())
 }
