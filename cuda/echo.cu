@@ -74,10 +74,6 @@ ECHO(echo_mla_attend, MlaAttendParams, PAGES(p.pages), p.query, p.partial, p.log
 ECHO(echo_mla_combine, MlaCombineParams, p.partial, p.log_sum, p.mixed, p.rows, p.splits)
 ECHO(echo_mla_project, MlaProjectParams, MATRIX(p.kv_b), p.mixed, p.out, p.out_stride, p.tokens, p.heads, p.nope, p.v,
      p.reserved)
-ECHO(echo_mla_expand, MlaExpandParams, MATRIX(p.kv_b), PAGES(p.pages), p.expanded, p.stride, p.first, p.end, p.reserved)
-ECHO(echo_mla_prefill, MlaPrefillParams, PAGES(p.pages), p.q, p.expanded, p.sums, p.norms, p.out, p.q_stride,
-     p.expanded_stride, p.out_stride, p.start, p.tokens, p.heads, p.nope, p.rope, p.v, p.first, p.end, p.resume, p.finish,
-     p.scale)
 ECHO(echo_gemv, GemvParams, p.x, p.out, p.weight.weight, p.weight.scale, p.weight.rows, p.weight.cols, p.weight.format,
      p.weight.reserved, p.x_stride, p.out_stride, p.tokens, p.out_type, p.spans, p.reserved)
 ECHO(echo_expert_gemv, ExpertGemvParams, p.experts.pool, p.experts.slot_bytes, p.experts.table, p.experts.generations,

@@ -287,7 +287,7 @@ impl Device for CudaDevice {
                 mla::decode(&self.gpu, q, kv_b, &pages, call.start, call.attention, scratch, out)
             }
             MlaForm::Expanded => {
-                mla::decode(&self.gpu, q, kv_b, &pages, call.start, call.attention, scratch, out)
+                mla::prefill(&self.gpu, q, kv_b, &pages, call.start, call.attention, scratch, out)
             }
         }
     }

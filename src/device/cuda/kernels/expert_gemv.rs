@@ -29,6 +29,11 @@ impl ExpertGemvScratch {
     pub fn new(gpu: &Gpu, max_pairs: usize, intermediate: usize) -> Result<ExpertGemvScratch> {
         Ok(ExpertGemvScratch { hidden: CudaTensor::new(gpu, max_pairs, intermediate, Precision::Working)? })
     }
+
+    /// Whether there is room for `pairs` pairs of this width.
+    pub fn fits(&self, pairs: usize, intermediate: usize) -> bool {
+        self.hidden.cols() == intermediate && self.hidden.max_rows() >= pairs
+    }
 }
 
 /// pairs\[p\] = down·(silu(gate·x) ⊙ (up·x)) for every sorted pair p, not yet weighted; x is that of the pair's token, the
