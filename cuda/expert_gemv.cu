@@ -79,11 +79,9 @@ __device__ __forceinline__ bool find_work(const ExpertGemvParams& p, Work& work)
   work.begin = offsets[expert];
   work.end = offsets[expert + 1];
   const SlotRef ref = reinterpret_cast<const SlotRef*>(slots.table)[expert];
-  const uint32_t* generations = reinterpret_cast<const uint32_t*>(slots.generations);
-#if ABRUZZI_MUTANT == 4
-  const bool ready = ref.slot < slots.slots;
-#else
-  const bool ready = ref.slot < slots.slots && generations[ref.slot] == ref.generation;
+  bool ready = ref.slot < slots.slots;
+#if ABRUZZI_MUTANT != 4
+  ready = ready && reinterpret_cast<const uint32_t*>(slots.generations)[ref.slot] == ref.generation;
 #endif
   work.slot = ready ? reinterpret_cast<const uint8_t*>(slots.pool) + ref.slot * slots.slot_bytes : nullptr;
   if (!ready && threadIdx.x == 0)
@@ -99,7 +97,8 @@ __device__ __forceinline__ Segment segment_of(const uint8_t* slot, const ExpertM
 
 /// Writes value(token, row) for the pairs from `first` on: `Rows` rows of a token by as many neighbouring threads.
 template <int Rows, typename Value>
-__device__ __forceinline__ void write_pairs(uint64_t out, uint32_t stride, int first, int tokens, int row0, int rows, Value value) {
+__device__ __forceinline__ void write_pairs(uint64_t out, uint32_t stride, int first, int tokens, int row0, int rows,
+                                            Value value) {
   const int row = threadIdx.x % Rows;
   if (row0 + row >= rows) return;
   for (int token = threadIdx.x / Rows; token < tokens; token += kThreads / Rows)

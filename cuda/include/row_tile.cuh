@@ -6,7 +6,8 @@
 // token, and the scales of those columns; stages lie in a ring that cp.async fills in 16-byte pieces, 3 stages ahead of the
 // arithmetic: 24 KiB of weights in flight a block, 72 KiB an SM with three blocks (32 KiB would hide DRAM's latency). One
 // block-wide barrier a stage. The limit it aims for is DRAM: at 3.35 TB/s an SM has 35 clocks for 512 bytes, which is 140
-// issue slots; the slowest format (INT4, 16 tokens) takes about 100.
+// issue slots. Counted in the machine code, copies included: BF16 takes about 40 of them, FP8 80, INT4 105 for 8 tokens and
+// 135 for 16, which is the one case near the limit.
 //
 // Weights lie in the ring as they lie in memory, 16-byte chunk c of row r at chunk c ^ r % 8, so that neither the copies nor
 // ldmatrix meet a bank conflict. ldmatrix gives lane (g, t) = (lane / 4, lane % 4) the t-th word of a chunk of row g. The
@@ -410,8 +411,10 @@ __device__ __forceinline__ const float* tile(uint8_t* ring, const Segment (&segm
     next = next + 1 == kStages ? 0 : next + 1;
   }
 
-  // Every stage is multiplied: the ring becomes the tile.
+  // Every stage is multiplied by every warp: the ring becomes the tile.
+#if ABRUZZI_MUTANT != 5
   __syncthreads();
+#endif
   float* out = reinterpret_cast<float*>(ring);
   if constexpr (Format == WEIGHT_F32) {
 #pragma unroll
