@@ -179,8 +179,10 @@ __device__ __forceinline__ void attend(const MlaAttendParams& p) {
               kChunks, kChunks);
     int stage = 0, round = 0;
     for (int page = first_page; page < end_page; ++page) {
+#if ABRUZZI_MUTANT != 4
       // Both warpgroups have done with what the stage held.
       if (round > 0) ptx::barrier_wait(empty + 8 * stage, (round - 1) & 1);
+#endif
       copy_rows(stages + stage * Shape::kStageBytes, page_rows(p.pages, page), p.pages.stride * 2,
 #if ABRUZZI_MUTANT == 2
                 kKeys,

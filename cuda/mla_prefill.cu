@@ -254,8 +254,10 @@ __device__ __forceinline__ void prefill(const MlaPrefillParams& p) {
     const uint8_t* expanded = reinterpret_cast<const uint8_t*>(p.expanded) + head * (nope + v) * 2;
 #pragma unroll 1
     for (int tile = 0; tile < tiles; ++tile) {
+#if ABRUZZI_MUTANT != 5
       // Both warpgroups have done with what the stage held.
       if (round > 0) ptx::barrier_wait(empty + 8 * stage, (round - 1) & 1);
+#endif
       const uint32_t keys = stages + stage * stage_bytes;
       const uint8_t* from = expanded + tile * kKeys * pitch;
       const int key = first + tile * kKeys;

@@ -322,8 +322,8 @@ pub fn prefill(
         [prefill_kernel(c"mla_expand_fp8_512"), prefill_kernel(c"mla_expand_fp8_128")],
     )?[usize::from(latent != WIDTHS[0].0)];
     let (attend, value_width) = match v {
-        ..=64 => (prefill_kernel(c"mla_prefill_64"), 64),
-        ..=128 => (prefill_kernel(c"mla_prefill_128"), 128),
+        0..=64 => (prefill_kernel(c"mla_prefill_64"), 64),
+        65..=128 => (prefill_kernel(c"mla_prefill_128"), 128),
         _ => (prefill_kernel(c"mla_prefill_256"), 256),
     };
     check_shapes(q, kv_b, pages, start, attention, out);
