@@ -140,6 +140,9 @@ pub trait Device: Send + Sync + 'static {
     /// Copies a routing to host memory.
     fn read_routing(&self, routing: &Self::Routing, out: &mut Routing) -> Result<()>;
 
+    /// Replaces a routing by decisions made elsewhere for as many tokens.
+    fn write_routing(&self, host: &Routing, routing: &mut Self::Routing) -> Result<()>;
+
     /// The first layer with a token whose scores could not fill its top-k. Layers without experts have no routing.
     fn routing_fault(&self, layers: &[Option<Self::Routing>]) -> Result<Option<(usize, RoutingFault)>>;
 

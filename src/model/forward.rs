@@ -30,6 +30,8 @@ pub(super) struct Workspace<D: Device> {
     pub(super) logits: D::Tensor,
     /// By layer; none in dense ones.
     routing: Vec<Option<D::Routing>>,
+    /// Decisions to take instead of the router's in the next chunk, by layer.
+    pub(super) replay: Vec<Option<Routing>>,
     guard: D::Guard,
 }
 
@@ -57,8 +59,21 @@ impl<D: Device> Workspace<D> {
             last: full(c.hidden_size)?,
             logits: full(c.vocab_size)?,
             routing: (0..c.num_layers).map(routing).collect::<Result<_>>()?,
+            replay: Vec::new(),
             guard: device.guard()?,
         })
+    }
+}
+
+impl<D: Device> Workspace<D> {
+    /// The routing of the last chunk, by layer; none in dense ones.
+    pub(super) fn routing(&self, device: &D) -> Result<Vec<Option<Routing>>> {
+        let read = |routing: &Option<D::Routing>| {
+            let Some(routing) = routing else { return Ok(None) };
+            let mut host = Routing::default();
+            device.read_routing(routing, &mut host).map(|()| Some(host))
+        };
+        self.routing.iter().map(read).collect()
     }
 }
 
@@ -105,6 +120,7 @@ impl<D: Device> Model<D> {
             device.watch(&work.hidden, Site { layer: Some(l), module: "residual" }, &mut work.guard)?;
         }
 
+        work.replay.clear();
         self.head(work, head.clone())?;
         match device.tripped(&mut work.guard)? {
             Some(trip) => Err(self.locate(trip, start, &head, work)?.into()),
@@ -168,6 +184,9 @@ impl<D: Device> Model<D> {
             unreachable!("a layer of experts has a pool of them, and a routing");
         };
         device.route(&work.router_logits, bias, &self.config.moe, routing)?;
+        if let Some(Some(replayed)) = work.replay.get(layer) {
+            device.write_routing(replayed, routing)?;
+        }
         device.experts(&work.normed, pool, routing, &mut work.pairs)?;
         device.watch(&work.pairs, site(EXPERTS), &mut work.guard)?;
         device.combine(&work.pairs, routing, &mut work.hidden)?;

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use crate::checkpoint::weights::Weights;
 use crate::checkpoint::{ExpertRecords, LoadedWeights};
 use crate::config::ModelConfig;
-use crate::device::Device;
+use crate::device::{Device, Routing};
 use crate::error::{Error, Result};
 
 /// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size. Large enough that decoding
@@ -141,5 +141,19 @@ impl<D: Device> Sequence<D> {
         result?;
         self.len = start + tokens.len();
         Ok(&self.logits)
+    }
+
+    /// Which experts the tokens of the last chunk went to, by layer; none in dense layers.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn routing(&self) -> Result<Vec<Option<Routing>>> {
+        self.work.routing(&self.model.device)
+    }
+
+    /// Makes the next chunk go where another pass over the same tokens went, whatever the router says: two devices
+    /// can then be compared number by number, though a near-tie between experts falls differently on them.
+    pub fn replay_routing(&mut self, layers: Vec<Option<Routing>>) {
+        self.work.replay = layers;
     }
 }

@@ -166,6 +166,11 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn write_routing(&self, host: &Routing, routing: &mut Routing) -> Result<()> {
+        routing.clone_from(host);
+        Ok(())
+    }
+
     fn routing_fault(&self, layers: &[Option<Routing>]) -> Result<Option<(usize, RoutingFault)>> {
         Ok(layers.iter().enumerate().find_map(|(l, routing)| Some((l, routing.as_ref()?.fault()?))))
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::gpu::Gpu;
-use super::kernels::dequant::QuantisedTensor;
+use super::kernels::dequant;
 use super::kernels::expert_gemm::{self, ExpertScratch};
 use super::kernels::expert_gemv::{self, ExpertGemvScratch};
 use super::kernels::mla::{self, MlaScratch};
@@ -42,7 +42,8 @@ struct Scratch {
     gate: Option<CudaTensor>,
     up: Option<CudaTensor>,
     hidden: Option<CudaTensor>,
-    quantised: Option<QuantisedTensor>,
+    /// A weight matrix in bf16.
+    decoded: Option<CudaTensor>,
     experts: Option<ExpertScratch>,
     expert_gemv: Option<ExpertGemvScratch>,
     mla: MlaScratch,
@@ -54,14 +55,18 @@ pub struct CudaGuard {
     word: Buffer<u64>,
 }
 
-/// What `slot` holds if it fits, else something new in its place.
-fn fit<T>(slot: &mut Option<T>, fits: impl Fn(&T) -> bool, make: impl FnOnce() -> Result<T>) -> Result<&mut T> {
-    let fitting = match slot.take() {
-        Some(held) if fits(&held) => held,
-        // The old one is freed first: there may not be room for both.
-        _ => make()?,
-    };
-    Ok(slot.insert(fitting))
+/// What `slot` holds if it can be made to fit, else something new in its place.
+fn fit<T>(
+    slot: &mut Option<T>,
+    fits: impl FnOnce(&mut T) -> bool,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<&mut T> {
+    // What does not fit is freed first: there may not be room for both.
+    let fitting = slot.take().and_then(|mut held| fits(&mut held).then_some(held));
+    Ok(slot.insert(match fitting {
+        Some(held) => held,
+        None => make()?,
+    }))
 }
 
 /// A bf16 tensor of this width with room for `rows` rows.
@@ -71,8 +76,7 @@ fn fit_tensor<'a>(
     rows: usize,
     cols: usize,
 ) -> Result<&'a mut CudaTensor> {
-    let fits = |t: &CudaTensor| t.cols() == cols && t.max_rows() >= rows;
-    fit(slot, fits, || CudaTensor::new(gpu, rows, cols, Precision::Working))
+    fit(slot, |t| t.reshape(rows, cols), || CudaTensor::new(gpu, rows, cols, Precision::Working))
 }
 
 impl CudaDevice {
@@ -91,31 +95,29 @@ impl CudaDevice {
     }
 
     /// y = W·x by the kernel that suits the format and the number of tokens.
+    ///
+    /// FP8 weights are multiplied with bf16 activations here, many tokens or few: the trunk is a small part of a model's
+    /// work, and rounding its activations to FP8 costs more accuracy than all experts together
+    /// (docs/notes/kernels.md has the figures). The routed experts, where the work is, do round theirs.
     fn multiply(
         &self,
         x: &CudaTensor,
         w: &CudaMatrix,
-        quantised: &mut Option<QuantisedTensor>,
+        decoded: &mut Option<CudaTensor>,
         out: &mut CudaTensor,
     ) -> Result<()> {
-        let cols = w.layout().cols;
+        let (gpu, rows, cols) = (&self.gpu, w.layout().rows, w.layout().cols);
         match w.layout().format {
-            Format::Bf16 if x.rows() > SMALL_BATCH && cols % 8 == 0 => gemm::linear_bf16(&self.gpu, x, w, out),
-            Format::Fp8Block if x.rows() > SMALL_BATCH && cols % 16 == 0 => {
-                let quantised = self.fit_quantised(quantised, x.rows(), cols)?;
-                expert_gemm::linear_fp8(&self.gpu, x, w, quantised, out)
+            // The tensor core's copies move 16 bytes at a time.
+            _ if x.rows() <= SMALL_BATCH || cols % 16 != 0 => gemv::linear(gpu, x, w, out),
+            Format::Bf16 => gemm::linear_bf16(gpu, x, w, out),
+            Format::Fp8Block => {
+                let decoded = fit_tensor(gpu, decoded, rows, cols)?;
+                dequant::fp8_to_bf16(gpu, w, decoded)?;
+                gemm::linear_bf16(gpu, x, &*decoded, out)
             }
-            _ => gemv::linear(&self.gpu, x, w, out),
+            Format::F32 | Format::F16 | Format::Int4Group32 => gemv::linear(gpu, x, w, out),
         }
-    }
-
-    fn fit_quantised<'a>(
-        &self,
-        slot: &'a mut Option<QuantisedTensor>,
-        rows: usize,
-        cols: usize,
-    ) -> Result<&'a mut QuantisedTensor> {
-        fit(slot, |q| q.fits(rows, cols), || QuantisedTensor::new(&self.gpu, rows, cols))
     }
 }
 
@@ -185,6 +187,10 @@ impl Device for CudaDevice {
         Ok(())
     }
 
+    fn write_routing(&self, host: &Routing, routing: &mut CudaRouting) -> Result<()> {
+        routing.upload(&self.gpu, host)
+    }
+
     fn routing_fault(&self, layers: &[Option<CudaRouting>]) -> Result<Option<(usize, RoutingFault)>> {
         for (layer, routing) in layers.iter().enumerate() {
             let Some(routing) = routing else { continue };
@@ -201,7 +207,8 @@ impl Device for CudaDevice {
 
     fn embed(&self, table: &CudaMatrix, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
         let mut scratch = self.scratch();
-        let held = fit(&mut scratch.ids, |b| b.len() >= ids.len(), || self.gpu.alloc(ids.len(), "token ids"))?;
+        let held =
+            fit(&mut scratch.ids, |b| b.len() >= ids.len(), || self.gpu.alloc(ids.len(), "token ids"))?;
         held.slice_mut(..ids.len()).write(&self.gpu, ids)?;
         elementwise::embed(&self.gpu, table, held.slice(..ids.len()), out)
     }
@@ -211,7 +218,7 @@ impl Device for CudaDevice {
     }
 
     fn linear(&self, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -> Result<()> {
-        self.multiply(x, w, &mut self.scratch().quantised, out)
+        self.multiply(x, w, &mut self.scratch().decoded, out)
     }
 
     fn add(&self, x: &CudaTensor, sum: &mut CudaTensor) -> Result<()> {
@@ -234,11 +241,11 @@ impl Device for CudaDevice {
         let width = mlp.gate.layout().rows;
         let gate = fit_tensor(&self.gpu, &mut scratch.gate, x.rows(), width)?;
         let up = fit_tensor(&self.gpu, &mut scratch.up, x.rows(), width)?;
-        self.multiply(x, &mlp.gate, &mut scratch.quantised, gate)?;
-        self.multiply(x, &mlp.up, &mut scratch.quantised, up)?;
+        self.multiply(x, &mlp.gate, &mut scratch.decoded, gate)?;
+        self.multiply(x, &mlp.up, &mut scratch.decoded, up)?;
         let hidden = fit_tensor(&self.gpu, &mut scratch.hidden, x.rows(), width)?;
         elementwise::swiglu(&self.gpu, gate, up, hidden)?;
-        self.multiply(hidden, &mlp.down, &mut scratch.quantised, out)
+        self.multiply(hidden, &mlp.down, &mut scratch.decoded, out)
     }
 
     fn rows(&self, x: &CudaTensor, range: Range<usize>, out: &mut CudaTensor) -> Result<()> {
@@ -270,7 +277,16 @@ impl Device for CudaDevice {
     ) -> Result<()> {
         let mut scratch = self.scratch();
         let frequencies = scratch.frequencies(&self.gpu, rope)?.all();
-        rope::kv_append(&self.gpu, kv_a, norm.all(), eps, frequencies, rope.amplitude, start, &cache.layer(layer))
+        rope::kv_append(
+            &self.gpu,
+            kv_a,
+            norm.all(),
+            eps,
+            frequencies,
+            rope.amplitude,
+            start,
+            &cache.layer(layer),
+        )
     }
 
     fn mla(
@@ -318,11 +334,11 @@ impl Device for CudaDevice {
             && width % 16 == 0
         {
             let make = || ExpertScratch::new(&self.gpu, count, x.cols(), width);
-            let scratch = fit(&mut scratch.experts, |s| s.fits(count, x.cols(), width), make)?;
+            let scratch = fit(&mut scratch.experts, |s| s.reshape(count, x.cols(), width), make)?;
             return expert_gemm::experts_fp8(&self.gpu, x, pool, routing, scratch, pairs);
         }
         let make = || ExpertGemvScratch::new(&self.gpu, count, width);
-        let scratch = fit(&mut scratch.expert_gemv, |s| s.fits(count, width), make)?;
+        let scratch = fit(&mut scratch.expert_gemv, |s| s.reshape(count, width), make)?;
         expert_gemv::experts(&self.gpu, x, pool, routing, scratch, pairs)
     }
 

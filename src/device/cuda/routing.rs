@@ -112,14 +112,13 @@ impl CudaRouting {
         Ok((word != NO_FAULT).then_some(fault))
     }
 
-    /// Takes a routing made on the host; for tests of what follows.
+    /// Takes a routing made on the host.
     ///
     /// # Errors
     /// [`crate::Error::Cuda`].
     ///
     /// # Panics
     /// If there is no room for it.
-    #[doc(hidden)]
     pub fn upload(&mut self, gpu: &Gpu, host: &Routing) -> Result<()> {
         assert!(host.tokens() <= self.max_tokens && host.top_k() == self.top_k);
         self.tokens = host.tokens();

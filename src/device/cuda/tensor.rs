@@ -99,6 +99,16 @@ impl CudaTensor {
         Ok(())
     }
 
+    /// Gives the memory another shape, if it is large enough: no rows are in use after it.
+    pub(super) fn reshape(&mut self, max_rows: usize, cols: usize) -> bool {
+        let fits =
+            max_rows * cols.next_multiple_of(STRIDE) * element_bytes(self.precision) <= self.memory.len();
+        if fits {
+            (self.rows, self.max_rows, self.cols) = (0, max_rows, cols);
+        }
+        fits
+    }
+
     /// Takes `rows` rows into use; their content is about to be overwritten.
     ///
     /// # Panics

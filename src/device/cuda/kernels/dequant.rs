@@ -41,13 +41,18 @@ pub struct QuantisedTensor {
     pub scale_stride: usize,
 }
 
+/// Bytes from row to row of the codes, elements from group to group of the scales.
+fn strides(max_rows: usize, cols: usize) -> (usize, usize) {
+    (cols.next_multiple_of(16), max_rows.next_multiple_of(ROW_QUAD))
+}
+
 impl QuantisedTensor {
     /// Room for `max_rows` rows; none are in use yet, and none is initialised.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`], [`crate::Error::Cuda`].
     pub fn new(gpu: &Gpu, max_rows: usize, cols: usize) -> Result<QuantisedTensor> {
-        let (row_stride, scale_stride) = (cols.next_multiple_of(16), max_rows.next_multiple_of(ROW_QUAD));
+        let (row_stride, scale_stride) = strides(max_rows, cols);
         let what = format!("FP8 activations of {max_rows} tokens");
         Ok(QuantisedTensor {
             codes: gpu.alloc(max_rows * row_stride, &what)?,
@@ -59,9 +64,16 @@ impl QuantisedTensor {
         })
     }
 
-    /// Whether it can take `rows` rows of `cols` columns.
-    pub fn fits(&self, rows: usize, cols: usize) -> bool {
-        self.cols == cols && self.codes.len() >= rows * self.row_stride
+    /// Gives the memory another shape, if it is large enough: no rows are in use after it.
+    pub fn reshape(&mut self, max_rows: usize, cols: usize) -> bool {
+        let (row_stride, scale_stride) = strides(max_rows, cols);
+        let fits = max_rows * row_stride <= self.codes.len()
+            && cols.div_ceil(fp8::BLOCK) * scale_stride <= self.scales.len();
+        if fits {
+            (self.rows, self.cols) = (0, cols);
+            (self.row_stride, self.scale_stride) = (row_stride, scale_stride);
+        }
+        fits
     }
 }
 

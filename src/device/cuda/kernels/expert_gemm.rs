@@ -48,9 +48,9 @@ impl ExpertScratch {
         })
     }
 
-    /// Whether there is room for `pairs` pairs of these widths.
-    pub fn fits(&self, pairs: usize, hidden: usize, intermediate: usize) -> bool {
-        self.x.fits(pairs, hidden) && self.h.fits(pairs, intermediate)
+    /// Gives the memory the shape for `max_pairs` pairs of these widths, if it is large enough.
+    pub fn reshape(&mut self, max_pairs: usize, hidden: usize, intermediate: usize) -> bool {
+        self.x.reshape(max_pairs, hidden) && self.h.reshape(max_pairs, intermediate)
     }
 }
 

@@ -30,9 +30,9 @@ impl ExpertGemvScratch {
         Ok(ExpertGemvScratch { hidden: CudaTensor::new(gpu, max_pairs, intermediate, Precision::Working)? })
     }
 
-    /// Whether there is room for `pairs` pairs of this width.
-    pub fn fits(&self, pairs: usize, intermediate: usize) -> bool {
-        self.hidden.cols() == intermediate && self.hidden.max_rows() >= pairs
+    /// Gives the memory the shape for `max_pairs` pairs of this width, if it is large enough.
+    pub fn reshape(&mut self, max_pairs: usize, intermediate: usize) -> bool {
+        self.hidden.reshape(max_pairs, intermediate)
     }
 }
 
