@@ -170,11 +170,11 @@ __device__ __forceinline__ void down(const ExpertGemvParams& p) {
 }  // namespace
 
 #define EXPERTS(SUFFIX, FORMAT, TOKENS)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(kThreads, kResident<FORMAT, TOKENS>)                                       \
+  extern "C" __global__ void __launch_bounds__(kThreads, kResident)                                                       \
       gate_up_##SUFFIX##_##TOKENS(const __grid_constant__ ExpertGemvParams p) {                                           \
     gate_up<FORMAT, TOKENS>(p);                                                                                           \
   }                                                                                                                       \
-  extern "C" __global__ void __launch_bounds__(kThreads, kResident<FORMAT, TOKENS>)                                       \
+  extern "C" __global__ void __launch_bounds__(kThreads, kResident)                                                       \
       down_##SUFFIX##_##TOKENS(const __grid_constant__ ExpertGemvParams p) {                                              \
     down<FORMAT, TOKENS>(p);                                                                                              \
   }

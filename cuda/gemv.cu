@@ -83,10 +83,9 @@ __device__ __forceinline__ void linear(const GemvParams& p) {
 
 }  // namespace
 
-#define LINEAR(NAME, FORMAT, TOKENS)                                                \
-  extern "C" __global__ void __launch_bounds__(kThreads, kResident<FORMAT, TOKENS>) \
-      NAME(const __grid_constant__ GemvParams p) {                                  \
-    linear<FORMAT, TOKENS>(p);                                                      \
+#define LINEAR(NAME, FORMAT, TOKENS)                                                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads, kResident) NAME(const __grid_constant__ GemvParams p) { \
+    linear<FORMAT, TOKENS>(p);                                                                                 \
   }
 
 LINEAR(linear_f32_8, WEIGHT_F32, 8)

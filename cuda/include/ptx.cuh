@@ -64,7 +64,7 @@ __device__ __forceinline__ uint4 load_streaming(const void* p) {
 
 // ---- Asynchronous copies of up to 16 bytes a thread (cp.async, 9.7.9.25.3) ---------------------------------------
 
-/// Copies 16 bytes to shared memory; `bytes` of them (0 to 16) are read, the rest becomes zero.
+/// Copies 16 bytes to shared memory; `bytes` of them (0 or 16) are read, the rest becomes zero.
 __device__ __forceinline__ void copy16_async(uint32_t to_shared, const void* from, uint32_t bytes = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to_shared), "l"(from), "r"(bytes) : "memory");
 }

@@ -6,8 +6,8 @@
 // token, and the scales of those columns; stages lie in a ring that cp.async fills in 16-byte pieces, 3 stages ahead of the
 // arithmetic: 24 KiB of weights in flight a block, 72 KiB an SM with three blocks (32 KiB would hide DRAM's latency). One
 // block-wide barrier a stage. The limit it aims for is DRAM: at 3.35 TB/s an SM has 35 clocks for 512 bytes, which is 140
-// issue slots. Counted in the machine code, copies included: BF16 takes about 40 of them, FP8 80, INT4 105 for 8 tokens and
-// 135 for 16, which is the one case near the limit.
+// issue slots. Counted in the machine code, copies included, 8 and 16 tokens take: BF16 25 and 25 of them, FP8 65 and 75,
+// INT4 105 and 135, F16 35 and 45, F32 90 and 165, of which only the last is beyond the limit.
 //
 // Weights lie in the ring as they lie in memory, 16-byte chunk c of row r at chunk c ^ r % 8, so that neither the copies nor
 // ldmatrix meet a bank conflict. ldmatrix gives lane (g, t) = (lane / 4, lane % 4) the t-th word of a chunk of row g. The
@@ -22,8 +22,8 @@
 //   F32   FMA: no tensor core type holds it. A lane has one row and every other chunk.
 //
 // Rows, columns and tokens that do not exist are zero in the ring (cp.async fills what it does not read), on both sides, so
-// whatever stands beyond an edge in memory never reaches a sum. A row whose bytes are no multiple of 16 (or INT4 scales
-// likewise) comes by single elements and ordinary stores into the same ring: slow, for odd sizes only.
+// whatever stands beyond an edge in memory never reaches a sum. Rows that are no whole 16-byte pieces (of weights, of x, of INT4
+// scales) come by single elements and ordinary stores into the same ring: slow, for odd sizes only.
 #pragma once
 
 #include <type_traits>
@@ -67,12 +67,9 @@ struct Stage {
 static_assert(Stage<WEIGHT_FP8_BLOCK, 16>::kColumns == kScaleBlock, "a stage has one FP8 scale");
 static_assert(Stage<WEIGHT_INT4_GROUP32, 16>::kColumns == 8 * kInt4Group, "a stage has 16 bytes of INT4 scales a row");
 
-/// Blocks an SM: what 227 KiB of shared memory hold (1 KiB a block is the system's), at most 4. Told to the compiler, which
-/// else saves registers for more blocks than there can be.
-template <uint32_t Format, int Tokens>
-constexpr int kResident = 232448 / (kStages * Stage<Format, Tokens>::kBytes + 1024) < 4
-                              ? 232448 / (kStages * Stage<Format, Tokens>::kBytes + 1024)
-                              : 4;
+/// Blocks an SM holds at least: told to the compiler, which else saves registers for more blocks than the rings leave room for.
+constexpr int kResident = 3;
+static_assert(kResident * (kStages * Stage<WEIGHT_INT4_GROUP32, 16>::kBytes + 1024) <= 232448, "the largest rings fit");
 
 template <uint32_t Format>
 __device__ __forceinline__ int row_bytes(int cols) {
@@ -124,8 +121,9 @@ __device__ __forceinline__ uint4 load_elements(const uint8_t* from, int bytes) {
   return {words[0], words[1], words[2], words[3]};
 }
 
-/// What a thread copies into every stage: the same pieces, `kSpan` bytes of a row further each time.
-template <uint32_t Format, int Tokens, int Segments>
+/// What a thread copies into every stage: the same pieces, `kSpan` bytes of a row further each time. Whole: rows of weights
+/// and of x are whole 16-byte pieces.
+template <uint32_t Format, int Tokens, int Segments, bool Whole>
 struct Filler {
   using S = Stage<Format, Tokens>;
   static constexpr int kRowStep = kThreads / kChunks;
@@ -138,8 +136,7 @@ struct Filler {
 
   int cols;
   int bytes;  // of a row
-  bool whole_chunks;
-  bool whole_scales;
+  bool whole_scales;  // INT4: rows of scales are whole 16-byte pieces
   // Rows and tokens that do not exist have another's address and no bytes to read.
   const uint8_t* weight[kRowsEach];
   const uint16_t* x[kTokensEach];
@@ -153,7 +150,6 @@ struct Filler {
   template <typename XRow>
   __device__ __forceinline__ Filler(const Segment (&segments)[Segments], int cols_, int tokens, XRow x_row)
       : cols(cols_), bytes(row_bytes<Format>(cols_)), scale(segments[0].scale), scale_bytes(scale_pitch<Format>(cols_)) {
-    whole_chunks = bytes % 16 == 0;
     whole_scales = scale_bytes % 16 == 0;
     const int tid = threadIdx.x;
 #pragma unroll
@@ -194,21 +190,26 @@ struct Filler {
       uint8_t* to = stage + row * kSpan + (tid % kChunks ^ row % 8) * 16;
       const uint8_t* from = weight[i] + size_t(span) * kSpan;
       const bool exists = (has_row >> i & 1) && left > 0;
-      if (whole_chunks) {
+      if constexpr (Whole) {
         ptx::copy16_async(ptx::shared_address(to), from, exists ? 16 : 0);
       } else {
         *reinterpret_cast<uint4*>(to) = load_elements<Element>(from, exists ? left : 0);
       }
     }
-    // x: rows start on 16 bytes; the last piece of a row is read in part.
-    const int x_left = cols - span * S::kColumns - tid % S::kXChunks * 8;
-    const int x_bytes = x_left <= 0 ? 0 : x_left >= 8 ? 16 : x_left * 2;
+    // x.
+    const int x_left = (cols - span * S::kColumns - tid % S::kXChunks * 8) * 2;
 #pragma unroll
     for (int i = 0; i < kTokensEach; ++i) {
       const int token = tid / S::kXChunks + i * kTokenStep;
       if (token < Tokens) {
         uint8_t* to = stage + S::kX + token * S::kXPitch + tid % S::kXChunks * 16;
-        ptx::copy16_async(ptx::shared_address(to), x[i] + span * S::kColumns, has_token >> i & 1 ? x_bytes : 0);
+        const uint16_t* from = x[i] + span * S::kColumns;
+        const bool exists = (has_token >> i & 1) && x_left > 0;
+        if constexpr (Whole) {
+          ptx::copy16_async(ptx::shared_address(to), from, exists ? 16 : 0);
+        } else {
+          *reinterpret_cast<uint4*>(to) = load_elements<uint16_t>(reinterpret_cast<const uint8_t*>(from), exists ? x_left : 0);
+        }
       }
     }
     // Scales.
@@ -341,15 +342,14 @@ __device__ __forceinline__ void multiply(const uint8_t* stage, int segment, floa
     }
 
     if constexpr (Format == WEIGHT_INT4_GROUP32) {
-      const uint4* scales = reinterpret_cast<const uint4*>(stage + S::kScale) + warp * 16 + g;
-      const uint4 packed0 = scales[0], packed1 = scales[8];
-      const uint32_t scale0[4] = {packed0.x, packed0.y, packed0.z, packed0.w};
-      const uint32_t scale1[4] = {packed1.x, packed1.y, packed1.z, packed1.w};
-#pragma unroll
+      // Two scales a word: those of a pair of chunks. Of rows g and g + 8.
+      const uint32_t* scales = reinterpret_cast<const uint32_t*>(stage + S::kScale + (warp * 16 + g) * 16);
+      // Half unrolled: all four pairs at once want more registers than three blocks an SM leave.
+#pragma unroll 2
       for (int pair = 0; pair < kChunks / 2; ++pair) {
         uint32_t r[4];
         load_pair(pair, r);
-        const float2 s0 = unpack_bf16x2(scale0[pair]), s1 = unpack_bf16x2(scale1[pair]);
+        const float2 s0 = unpack_bf16x2(scales[pair]), s1 = unpack_bf16x2(scales[8 * 4 + pair]);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const uint32_t w0 = r[half * 2], w1 = r[half * 2 + 1];
@@ -376,24 +376,21 @@ __device__ __forceinline__ void multiply(const uint8_t* stage, int segment, floa
 
 // ---- A whole tile -------------------------------------------------------------------------------------------------
 
-/// Multiplies spans [begin, end) of the segments' rows and leaves the sums in shared memory, [Tokens][kTilePitch] floats
-/// over the ring, visible to the whole block. The caller synchronises before it calls this again.
-template <uint32_t Format, int Tokens, int Segments, typename XRow>
-__device__ __forceinline__ const float* tile(uint8_t* ring, const Segment (&segments)[Segments], int cols, int begin, int end,
-                                             int tokens, XRow x_row) {
-  using S = Stage<Format, Tokens>;
-  static_assert(S::kBytes % 16 == 0 && S::kBytes * kStages >= Tokens * kTilePitch * 4, "the tile fits over the ring");
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const Filler<Format, Tokens, Segments> filler(segments, cols, tokens, x_row);
+/// Adds spans [begin, end) of the segments' rows to the sums.
+template <uint32_t Format, int Tokens, bool Whole, int Segments, typename XRow>
+__device__ __forceinline__ void stream(uint8_t* ring, const Segment (&segments)[Segments], int cols, int begin, int end,
+                                       int tokens, XRow x_row, float (&sums)[kSums<Format, Tokens>]) {
+  constexpr int kBytes = Stage<Format, Tokens>::kBytes;
+  const int segment = threadIdx.x / 32 * Segments / kWarps;
+  const Filler<Format, Tokens, Segments, Whole> filler(segments, cols, tokens, x_row);
 
   // Prologue. Every iteration commits one group, an empty one past the end, so that the count of groups tells the stage.
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) {
-    if (begin + i < end) filler.fill(ring + i * S::kBytes, begin + i);
+    if (begin + i < end) filler.fill(ring + i * kBytes, begin + i);
     ptx::copy_async_commit();
   }
 
-  float sums[kSums<Format, Tokens>] = {};
   int now = 0, next = kStages - 1;
 #pragma unroll 1
   for (int span = begin; span < end; ++span) {
@@ -404,11 +401,27 @@ __device__ __forceinline__ const float* tile(uint8_t* ring, const Segment (&segm
 #endif
     // Makes every thread's part of this stage visible to all, and ends everybody's reading of the stage filled next.
     __syncthreads();
-    if (span + kStages - 1 < end) filler.fill(ring + next * S::kBytes, span + kStages - 1);
+    if (span + kStages - 1 < end) filler.fill(ring + next * kBytes, span + kStages - 1);
     ptx::copy_async_commit();
-    multiply<Format, Tokens>(ring + now * S::kBytes, warp * Segments / kWarps, sums);
+    multiply<Format, Tokens>(ring + now * kBytes, segment, sums);
     now = now + 1 == kStages ? 0 : now + 1;
     next = next + 1 == kStages ? 0 : next + 1;
+  }
+}
+
+/// Multiplies spans [begin, end) of the segments' rows and leaves the sums in shared memory, [Tokens][kTilePitch] floats
+/// over the ring, visible to the whole block. The caller synchronises before it calls this again.
+template <uint32_t Format, int Tokens, int Segments, typename XRow>
+__device__ __forceinline__ const float* tile(uint8_t* ring, const Segment (&segments)[Segments], int cols, int begin, int end,
+                                             int tokens, XRow x_row) {
+  using S = Stage<Format, Tokens>;
+  static_assert(S::kBytes % 16 == 0 && S::kBytes * kStages >= Tokens * kTilePitch * 4, "the tile fits over the ring");
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float sums[kSums<Format, Tokens>] = {};
+  if (row_bytes<Format>(cols) % 16 == 0 && cols % 8 == 0) {
+    stream<Format, Tokens, true>(ring, segments, cols, begin, end, tokens, x_row, sums);
+  } else {
+    stream<Format, Tokens, false>(ring, segments, cols, begin, end, tokens, x_row, sums);
   }
 
   // Every stage is multiplied by every warp: the ring becomes the tile.

@@ -107,11 +107,11 @@ mod tests {
 
     #[test]
     fn splits_cover_every_span_and_fit_the_partial_sums() {
-        for multiprocessors in [1, 14, 132, 1000] {
+        for multiprocessors in [1usize, 14, 132, 1000] {
             for (rows, cols) in
                 [(384, 7168), (576, 7168), (1, 1), (2048, 7168), (7168, 18432), (163_840, 7168), (64, 513)]
             {
-                for tokens in [1, 8, 16, 17, 200] {
+                for tokens in [1usize, 8, 16, 17, 200] {
                     for format in [Format::F32, Format::Bf16, Format::Fp8Block, Format::Int4Group32] {
                         let layout = MatrixLayout { format, rows, cols };
                         let tiles = rows.div_ceil(ROWS) * tokens.div_ceil(token_tile(tokens));
