@@ -180,8 +180,8 @@ __device__ __forceinline__ void expand(const MlaExpandParams& p) {
 // m64 × Value. Blocks with the most positions start first. Stages of 40 KB with Kimi-K2, four of them; bound by the tensor
 // cores.
 //
-// Masked scores weigh 0, but 0 · NaN is NaN: a value that is not finite, at a position that some query of the block must not see,
-// is replaced by zero, and its position is kept per column; queries that do see it get NaN in that column at the end.
+// Masked scores weigh 0, but 0 · NaN is NaN: a value that is not finite, at a position that some query of the block must not
+// see, is replaced by zero, and its position is kept per column; queries that do see it get NaN in that column at the end.
 
 __device__ __forceinline__ bool is_finite_bf16(uint16_t bits) { return (bits & 0x7f80) != 0x7f80; }
 

@@ -247,7 +247,7 @@ const BOTH: [Form; 2] = [Form::Decode, Form::Prefill];
 type Shape = ([usize; 4], usize, Format, usize, usize);
 
 /// Runs cases under every schedule with all checks.
-fn under_every_schedule(form: Form, shapes: &[Shape], expanded: usize) {
+fn under_every_schedule(form: Form, shapes: &[Shape], scratch: fn() -> MlaScratch) {
     let (session, mut random) = (session(), random());
     let cases: Vec<(Case, Vec<f32>)> = shapes
         .iter()
@@ -258,7 +258,7 @@ fn under_every_schedule(form: Form, shapes: &[Shape], expanded: usize) {
         })
         .collect();
     session.every_schedule(|gpu| {
-        let mut scratch = MlaScratch::with_expanded(expanded);
+        let mut scratch = scratch();
         for (case, want) in &cases {
             case.check(form, &case.run(gpu, form, &mut scratch), want);
         }
@@ -277,10 +277,15 @@ fn decode() {
         (DEMO, 4, Format::Fp8Block, 199, 1),
         (DEMO, 4, Format::Fp8Block, 61, 5),
         (ODD, 3, Format::Fp8Block, 400, 2),
-        // More pages a split than stages.
-        (DEMO, 4, Format::Bf16, 950, 34),
     ];
-    under_every_schedule(Form::Decode, &shapes, 0);
+    under_every_schedule(Form::Decode, &shapes, MlaScratch::default);
+}
+
+#[test]
+fn decode_goes_through_its_stages_again_and_again() {
+    // One split: seven pages, two and four stages.
+    let shapes = [(K2, 3, Format::Fp8Block, 400, 1), (DEMO, 2, Format::Bf16, 447, 2)];
+    under_every_schedule(Form::Decode, &shapes, || MlaScratch::with_limits(0, 1));
 }
 
 #[test]
@@ -295,24 +300,21 @@ fn prefill() {
         // More tiles than stages.
         (DEMO, 2, Format::Fp8Block, 400, 20),
     ];
-    under_every_schedule(Form::Prefill, &shapes, 64 << 20);
+    under_every_schedule(Form::Prefill, &shapes, MlaScratch::default);
 }
 
 #[test]
 fn prefill_goes_on_from_range_to_range() {
     // 128 positions at a time.
-    under_every_schedule(
-        Form::Prefill,
-        &[(DEMO, 4, Format::Bf16, 0, 300), (ODD, 3, Format::Fp8Block, 250, 20)],
-        0,
-    );
+    let shapes = [(DEMO, 4, Format::Bf16, 0, 300), (ODD, 3, Format::Fp8Block, 250, 20)];
+    under_every_schedule(Form::Prefill, &shapes, || MlaScratch::with_limits(0, usize::MAX));
 }
 
 #[test]
 fn both_forms_at_every_length() {
     let (session, mut random) = (session(), random());
     session.fast(|gpu| {
-        let mut scratch = MlaScratch::with_expanded(1 << 20);
+        let mut scratch = MlaScratch::with_limits(1 << 20, usize::MAX);
         for length in [1, 2, 63, 64, 65, 128, 200, 1000 + random.below(100)] {
             for tokens in [1, 2, 4, 5, 17, 64, 130] {
                 // Long ones once in a while: the reference is slow.

@@ -41,6 +41,7 @@ const EXPANDED: usize = 64 << 20;
 /// Device memory that attention works in; grows to what the largest call needs.
 pub struct MlaScratch {
     expanded_bytes: usize,
+    splits: usize,
     expanded: Option<Buffer<u16>>,
     sums: Option<Buffer<f32>>,
     norms: Option<Buffer<f32>>,
@@ -52,15 +53,17 @@ pub struct MlaScratch {
 
 impl Default for MlaScratch {
     fn default() -> MlaScratch {
-        MlaScratch::with_expanded(EXPANDED)
+        MlaScratch::with_limits(EXPANDED, usize::MAX)
     }
 }
 
 impl MlaScratch {
-    /// Scratch memory of which expanded keys and values take about `bytes`, at least two pages of them.
-    pub fn with_expanded(bytes: usize) -> MlaScratch {
+    /// Scratch memory of which expanded keys and values take about `expanded_bytes`, at least two pages of them; absorbed
+    /// attention divides a token's pages into at most `splits` parts.
+    pub fn with_limits(expanded_bytes: usize, splits: usize) -> MlaScratch {
         MlaScratch {
-            expanded_bytes: bytes,
+            expanded_bytes,
+            splits,
             expanded: None,
             sums: None,
             norms: None,
@@ -219,7 +222,8 @@ pub fn decode(
     let rows = tokens * heads;
     let head_tiles = heads.div_ceil(HEADS);
     // A split for every multiprocessor, none without a page.
-    let splits = (gpu.multiprocessors() as usize / (head_tiles * tokens)).clamp(1, start / KV_PAGE + 1);
+    let splits = gpu.multiprocessors() as usize / (head_tiles * tokens);
+    let splits = splits.min(scratch.splits).clamp(1, start / KV_PAGE + 1);
     let query = room(gpu, &mut scratch.query, rows * (latent + rope))?.address();
     let partial = room(gpu, &mut scratch.partial, splits * rows * latent)?.address();
     let log_sum = room(gpu, &mut scratch.log_sum, splits * rows)?.address();
