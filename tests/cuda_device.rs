@@ -7,9 +7,11 @@
 #![cfg(feature = "cuda")]
 
 mod common;
+#[path = "common/emulator.rs"]
+mod emulator;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Once};
 
 use abruzzi::checkpoint::{Checkpoint, LoadOptions};
 use abruzzi::device::cpu::CpuDevice;
@@ -26,15 +28,6 @@ const FP8: f64 = 3e-3;
 /// Share of a router's choices that may fall differently, of all (token, layer) pairs. Seen: see `Compared`'s report.
 const NEAR_TIES_BF16: f64 = 0.10;
 const NEAR_TIES_FP8: f64 = 0.35;
-
-fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if std::env::var_os("ABRUZZI_TEST_GPU").is_none() {
-            cuda_emulator::install::install(false).expect("the emulator");
-        }
-    });
-}
 
 fn sequence<D: Device>(case: &str, device: D) -> Sequence<D> {
     let checkpoint = Checkpoint::open(checkpoint(case)).unwrap();
@@ -114,7 +107,7 @@ fn differing(got: &[Layers], want: &[Layers]) -> (usize, usize) {
 
 #[test]
 fn logits_of_the_oracle_cases() {
-    install();
+    emulator::install();
     for case in CASES.into_iter().chain(["demo"]) {
         let golden = golden(case);
         let mut cpu = sequence(case, CpuDevice::new(0).unwrap());
@@ -149,7 +142,8 @@ fn logits_of_the_oracle_cases() {
 
 #[test]
 fn greedy_tokens_are_the_cpus() {
-    install();
+    emulator::install();
+    emulator::configure(r#"{"checks": false, "counters": false}"#);
     let golden = golden("demo");
     let prompt = &golden.greedy[..GREEDY_PROMPT];
     let mut sampling = Sampling::greedy(64);

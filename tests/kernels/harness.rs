@@ -2,19 +2,18 @@
 #![allow(dead_code, reason = "each family uses its own part")]
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Debug;
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use abruzzi::device::Precision;
 use abruzzi::device::cuda::{CudaTensor, Gpu};
 use rand_core::{Rng as _, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-/// Whether the tests run on a real GPU.
-pub fn real() -> bool {
-    std::env::var_os("ABRUZZI_TEST_GPU").is_some_and(|v| v == "1")
-}
+#[path = "../common/emulator.rs"]
+mod emulator;
+
+pub use emulator::{configure, real};
 
 /// Whether to leave out what only more of the same would show: under compute-sanitizer, in a dry run.
 pub fn quick() -> bool {
@@ -33,13 +32,9 @@ pub struct Session {
 /// Opens the GPU for one test; the next waits until it is dropped.
 pub fn session() -> Session {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    install();
-    if !real() {
-        // A failed test may have left an error in the context.
-        configure(
-            r#"{"reset": true, "checks": true, "counters": true, "schedule": "eager", "fp8": "exact"}"#,
-        );
-    }
+    emulator::install();
+    // A failed test may have left an error in the context.
+    configure(r#"{"reset": true, "checks": true, "counters": true, "schedule": "eager", "fp8": "exact"}"#);
     Session { gpu: Gpu::open_with(0, replacements()).expect("a GPU"), _turn: turn }
 }
 
@@ -50,34 +45,6 @@ fn replacements() -> HashMap<&'static str, Vec<u8>> {
     let mut ptx = std::fs::read(file).unwrap();
     ptx.push(0);
     HashMap::from([(&*image.to_owned().leak(), ptx)])
-}
-
-fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if !real() {
-            cuda_emulator::install::install(false).expect("the emulator");
-        }
-    });
-}
-
-/// Changes the emulator's settings (a JSON object; see docs/emulator.md).
-pub fn configure(settings: &str) {
-    let text = CString::new(settings).unwrap();
-    // SAFETY: the function has this signature.
-    let configure: extern "C" fn(*const c_char) -> i32 =
-        unsafe { std::mem::transmute(emulator(c"cuEmulatorConfigure")) };
-    assert_eq!(configure(text.as_ptr()), 0, "{settings}");
-}
-
-fn emulator(name: &CStr) -> *mut c_void {
-    // SAFETY: C strings; the library was loaded by `install` and stays.
-    let address = unsafe {
-        let library = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
-        libc::dlsym(library, name.as_ptr())
-    };
-    assert!(!address.is_null(), "{name:?}: not the emulator");
-    address
 }
 
 impl Session {
@@ -127,11 +94,7 @@ impl Session {
 
 fn counters() -> serde_json::Map<String, serde_json::Value> {
     let file = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
-    let path = CString::new(file.path().to_str().unwrap()).unwrap();
-    // SAFETY: the function has this signature.
-    let write: extern "C" fn(*const c_char) -> i32 =
-        unsafe { std::mem::transmute(emulator(c"cuEmulatorCounters")) };
-    assert_eq!(write(path.as_ptr()), 0);
+    emulator::write_counters(file.path());
     let rows: Vec<serde_json::Map<String, serde_json::Value>> =
         serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
     rows.into_iter().map(|row| (row["kernel"].as_str().unwrap().to_owned(), row.into())).collect()
