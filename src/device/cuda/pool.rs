@@ -82,11 +82,6 @@ impl ExpertPool {
         self.memory.all().address()
     }
 
-    /// Slots there are.
-    pub(super) fn slots(&self) -> usize {
-        self.slots
-    }
-
     /// The pool as kernels take it.
     pub(super) fn params(&self) -> ExpertSlots {
         let parts = self.layout.parts();
