@@ -9,9 +9,9 @@
 //   Exactness: weights are summed as integers, in units that let a whole vocabulary of the largest fit in 62 bits (2⁻⁴⁴ of
 //   the largest for 163,840 tokens), so sums do not depend on the order of threads: same logits, same word, same token.
 //   Plan: the row is read once for its maximum, then once a digit until at most 2048 tokens are left, which move to shared
-//   memory. With top-k that is three passes in all for most rows, the later ones from the second-level cache. A thread loads 16 bytes ahead of those it works on. Bound by issue slots of one multiprocessor, about 100
-//   instructions a token: some 75 µs for 163,840, beside a forward pass of milliseconds. At most six digits a select: no loop
-//   depends on values.
+//   memory. With top-k that is three passes in all for most rows, the later ones from the second-level cache. A thread loads
+//   16 bytes ahead of those it works on. Bound by issue slots of one multiprocessor, about 75 instructions a token: some
+//   55 µs for 163,840, beside a forward pass of milliseconds. At most six digits a select: no loop depends on values.
 #include <math_constants.h>
 
 #include "numeric.cuh"
