@@ -1,4 +1,4 @@
-// From logits to a token: temperature, then top-k, top-p, min-p, then one draw, as generate::Sampler defines it.
+// From logits to a token: temperature, then top-k, top-p, min-p, then one draw, as device::SampleSettings defines it.
 //
 // Tokens rank by logit, the lower id first among equals; weight = e^((logit − max) / temperature). Every filter keeps a
 // prefix of that order, and the draw takes the last token of one: the shortest prefix that outweighs u · total. So all
@@ -8,11 +8,10 @@
 //   the id 2³² − 1 and its number to `fault`; +∞ outweighs every finite logit.
 //   Exactness: weights are summed as integers, in units that let a whole vocabulary of the largest fit in 62 bits (2⁻⁴⁴ of
 //   the largest for 163,840 tokens), so sums do not depend on the order of threads: same logits, same word, same token.
-//   Plan: the row is read once for its maximum and, with top-p, once for its total; then once a digit until at most 2048
-//   tokens are left, which move to shared memory. With top-k that is four passes in all, the later ones from the second-level
-//   cache. A thread loads 16 bytes ahead of those it works on. Bound by issue slots of one multiprocessor, about 100
-//   instructions a token: some 75 µs for 163,840, beside a forward pass of milliseconds. At most six digits a select: no loop
-//   depends on values.
+//   Plan: the row is read once for its maximum, then once a digit until at most 2048 tokens are left, which move to shared
+//   memory. With top-k that is three passes in all for most rows, the later ones from the second-level cache. A thread loads
+//   16 bytes ahead of those it works on. Bound by issue slots of one multiprocessor, about 75 instructions a token: some
+//   55 µs for 163,840, beside a forward pass of milliseconds. At most six digits a select: no loop depends on values.
 #include <math_constants.h>
 
 #include "numeric.cuh"
@@ -70,7 +69,6 @@ struct Shared {
   uint64_t list[kListed];
   uint64_t warp_measure[kWarps];
   uint32_t warp_count[kWarps];
-  float warp_total[kWarps];
   Crossing crossing;
   uint32_t listed;
   uint32_t count[kBins];
@@ -311,17 +309,11 @@ extern "C" __global__ void __launch_bounds__(kThreads) sample(const __grid_const
     return;
   }
 
-  // All tokens, less those that top-p can't need: each below its share of 1 − top-p.
+  // All tokens.
   row.temperature = p.temperature;
   row.unit = static_cast<float>(1ull << (30 + __clz(p.vocab - 1)));
   row.bound = 0;
   row.listed = false;
-  if (p.top_p < 1.0f) {
-    float total = 0.0f;
-    for_each_logit(row.logits, row.vocab, [&](float logit, int) { total += row.weight(logit); });
-    total = block_sum<kWarps>(total, shared.warp_total);
-    drop_below(row, __double2float_ru((1.0 - static_cast<double>(p.top_p)) * total / p.vocab));
-  }
 
   // Filters.
   if (p.top_k > 0 && p.top_k < p.vocab) {

@@ -10,9 +10,11 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod draw;
 mod routing;
 mod sigmoid;
 
+pub use draw::{SampleSettings, argmax};
 pub use routing::{Routing, RoutingFault};
 
 use std::ops::Range;
@@ -247,6 +249,10 @@ pub trait Device: Send + Sync + 'static {
 
     /// sum\[t\] += Σⱼ weight[t, j] · pairs[position of pair (t, j)], j in rank order.
     fn combine(&self, pairs: &Self::Tensor, routing: &Self::Routing, sum: &mut Self::Tensor) -> Result<()>;
+
+    /// The token that `settings` and a random word choose from `logits`, one row of [`Precision::Full`], as
+    /// [`SampleSettings::token`] defines it. The logits are finite.
+    fn sample(&self, logits: &Self::Tensor, settings: &SampleSettings, word: u64) -> Result<u32>;
 
     /// Notes the first NaN or infinity of `x` in the guard, unless it already holds one.
     fn watch(&self, x: &Self::Tensor, site: Site, guard: &mut Self::Guard) -> Result<()>;

@@ -7,12 +7,12 @@ use std::sync::atomic::AtomicBool;
 use super::session::{CancelToken, Session, SessionOptions};
 use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, LoadedWeights, SkippedTensors};
 use crate::config::ModelConfig;
-use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaDevice, Gpu};
+use crate::device::{Device, SampleSettings};
 use crate::error::{Error, Result};
-use crate::model::{Logits, Model, Sequence};
+use crate::model::{Model, Sequence};
 use crate::tokenizer::{ChatTemplate, Message, Tokenizer};
 
 /// Where to compute.
@@ -32,7 +32,14 @@ pub enum DeviceChoice {
 pub(super) trait Timeline: Send {
     fn len(&self) -> usize;
     fn truncate(&mut self, len: usize);
-    fn forward(&mut self, tokens: &[u32], want: Logits, cancel: &AtomicBool) -> Result<&[f32]>;
+    fn logits(&mut self, tokens: &[u32], cancel: &AtomicBool) -> Result<Vec<f32>>;
+    fn next(
+        &mut self,
+        tokens: &[u32],
+        settings: &SampleSettings,
+        word: u64,
+        cancel: &AtomicBool,
+    ) -> Result<u32>;
 }
 
 impl<D: Device> Timeline for Sequence<D> {
@@ -44,8 +51,18 @@ impl<D: Device> Timeline for Sequence<D> {
         Sequence::truncate(self, len);
     }
 
-    fn forward(&mut self, tokens: &[u32], want: Logits, cancel: &AtomicBool) -> Result<&[f32]> {
-        Sequence::forward(self, tokens, want, cancel)
+    fn logits(&mut self, tokens: &[u32], cancel: &AtomicBool) -> Result<Vec<f32>> {
+        Sequence::logits(self, tokens, cancel)
+    }
+
+    fn next(
+        &mut self,
+        tokens: &[u32],
+        settings: &SampleSettings,
+        word: u64,
+        cancel: &AtomicBool,
+    ) -> Result<u32> {
+        Sequence::next(self, tokens, settings, word, cancel)
     }
 }
 

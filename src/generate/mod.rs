@@ -10,6 +10,6 @@ mod stats;
 mod stop;
 
 pub use engine::{DeviceChoice, Engine, EngineBuilder};
-pub use sampler::{Sampler, Sampling, argmax};
+pub use sampler::{Sampler, Sampling};
 pub use session::{CancelToken, Generation, Session, SessionOptions, Token};
 pub use stats::{FinishReason, Stats};

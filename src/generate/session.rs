@@ -9,7 +9,6 @@ use super::sampler::{Sampler, Sampling};
 use super::stats::{FinishReason, Stats};
 use super::stop::{StopStrings, Watched};
 use crate::error::{Error, Result};
-use crate::model::Logits;
 use crate::tokenizer::{Message, TokenStream};
 
 /// Stops a running generation or load from another thread.
@@ -170,10 +169,10 @@ impl Session {
         }
         let pending = self.tokens.len() - self.sequence.len();
         let fresh = [&self.tokens[self.sequence.len()..], tokens].concat();
-        let logits = self.sequence.forward(&fresh, Logits::All, &self.cancel.0)?;
-        let rows = logits[pending * self.engine.config().vocab_size..].to_vec();
+        let mut logits = self.sequence.logits(&fresh, &self.cancel.0)?;
+        logits.drain(..pending * self.engine.config().vocab_size);
         self.tokens.extend_from_slice(tokens);
-        Ok(rows)
+        Ok(logits)
     }
 
     /// The timeline so far.
@@ -202,8 +201,8 @@ impl Session {
         let begun = Instant::now();
         let fresh = self.tokens[self.sequence.len()..].to_vec();
         let first = self.stats.generated_tokens == 0;
-        let logits = self.sequence.forward(&fresh, Logits::Last, &self.cancel.0)?;
-        let id = sampler.sample(logits);
+        let word = sampler.word();
+        let id = self.sequence.next(&fresh, sampler.settings(), word, &self.cancel.0)?;
         if first {
             self.stats.prefill_seconds = begun.elapsed().as_secs_f64();
         } else {

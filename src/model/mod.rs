@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use crate::checkpoint::weights::Weights;
 use crate::checkpoint::{ExpertRecords, LoadedWeights};
 use crate::config::ModelConfig;
-use crate::device::{Device, Routing};
+use crate::device::{Device, Routing, SampleSettings};
 use crate::error::{Error, Result};
 
 /// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size. Large enough that decoding
@@ -31,12 +31,12 @@ pub struct Model<D: Device> {
     experts: Vec<Option<D::Pool>>,
 }
 
-/// Which logits a forward pass is to return.
+/// Which rows of a forward pass go through the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Logits {
-    /// Of the last token only.
+enum Head {
+    /// The last token's only.
     Last,
-    /// Of every token.
+    /// Every token's.
     All,
 }
 
@@ -69,13 +69,7 @@ impl<D: Device> Model<D> {
     /// [`Error::OutOfMemory`] if its workspace does not fit.
     pub fn sequence(self: &Arc<Self>) -> Result<Sequence<D>> {
         let cache = self.device.kv_cache(self.config.num_layers, self.config.attention.cached_dim())?;
-        Ok(Sequence {
-            work: forward::Workspace::new(self)?,
-            model: self.clone(),
-            cache,
-            len: 0,
-            logits: Vec::new(),
-        })
+        Ok(Sequence { work: forward::Workspace::new(self)?, model: self.clone(), cache, len: 0 })
     }
 }
 
@@ -85,7 +79,6 @@ pub struct Sequence<D: Device> {
     cache: D::KvCache,
     work: forward::Workspace<D>,
     len: usize,
-    logits: Vec<f32>,
 }
 
 impl<D: Device> Sequence<D> {
@@ -104,13 +97,49 @@ impl<D: Device> Sequence<D> {
         self.len = self.len.min(len);
     }
 
-    /// Appends `tokens` and returns logits, row-major [rows, vocab]: one row for [`Logits::Last`], one a token for
-    /// [`Logits::All`]. `cancel` is looked at between layers.
+    /// Appends `tokens` and returns their logits, row-major [tokens, vocab]. `cancel` is looked at between layers.
     ///
     /// # Errors
     /// [`Error::NonFinite`] naming layer, expert and tensor; [`Error::Cancelled`]; [`Error::OutOfMemory`] for the
     /// cache; [`Error::Argument`] for no token or one outside the vocabulary.
-    pub fn forward(&mut self, tokens: &[u32], want: Logits, cancel: &AtomicBool) -> Result<&[f32]> {
+    pub fn logits(&mut self, tokens: &[u32], cancel: &AtomicBool) -> Result<Vec<f32>> {
+        let (mut all, mut of_chunk) = (Vec::new(), Vec::new());
+        self.forward(tokens, Head::All, cancel, |device, logits| {
+            device.read(logits, &mut of_chunk)?;
+            all.extend_from_slice(&of_chunk);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Appends `tokens` and returns the token that `settings` and a random word choose to follow them. The logits stay
+    /// on the device.
+    ///
+    /// # Errors
+    /// As [`Sequence::logits`].
+    pub fn next(
+        &mut self,
+        tokens: &[u32],
+        settings: &SampleSettings,
+        word: u64,
+        cancel: &AtomicBool,
+    ) -> Result<u32> {
+        let mut id = 0;
+        self.forward(tokens, Head::Last, cancel, |device, logits| {
+            id = device.sample(logits, settings, word)?;
+            Ok(())
+        })?;
+        Ok(id)
+    }
+
+    /// Appends `tokens` and gives the logits of each chunk that has some to `take`: of all rows, or the last row's once.
+    fn forward(
+        &mut self,
+        tokens: &[u32],
+        head: Head,
+        cancel: &AtomicBool,
+        mut take: impl FnMut(&D, &D::Tensor) -> Result<()> + Send,
+    ) -> Result<()> {
         let vocab = self.model.config.vocab_size;
         if tokens.is_empty() {
             return Err(Error::argument("tokens", "is empty, expected at least one token"));
@@ -120,27 +149,26 @@ impl<D: Device> Sequence<D> {
         }
         let model = self.model.clone();
         let start = self.len;
-        self.logits.clear();
         let result = model.device.scope(|| -> Result<()> {
-            let mut chunk_logits = Vec::new();
             for (i, chunk) in tokens.chunks(PREFILL_CHUNK).enumerate() {
                 let at = start + i * PREFILL_CHUNK;
                 let last = at + chunk.len() == start + tokens.len();
                 model.device.kv_reserve(&mut self.cache, at + chunk.len())?;
-                let head = match want {
-                    Logits::All => 0..chunk.len(),
-                    Logits::Last if last => chunk.len() - 1..chunk.len(),
-                    Logits::Last => 0..0,
+                let rows = match head {
+                    Head::All => 0..chunk.len(),
+                    Head::Last if last => chunk.len() - 1..chunk.len(),
+                    Head::Last => 0..0,
                 };
-                model.forward(&mut self.work, &mut self.cache, at, chunk, head, cancel)?;
-                model.device.read(&self.work.logits, &mut chunk_logits)?;
-                self.logits.extend_from_slice(&chunk_logits);
+                model.forward(&mut self.work, &mut self.cache, at, chunk, rows.clone(), cancel)?;
+                if !rows.is_empty() {
+                    take(&model.device, &self.work.logits)?;
+                }
             }
             Ok(())
         });
         result?;
         self.len = start + tokens.len();
-        Ok(&self.logits)
+        Ok(())
     }
 
     /// Which experts the tokens of the last chunk went to, by layer; none in dense layers.

@@ -1,7 +1,7 @@
-use abruzzi::device::Precision;
-use abruzzi::device::cuda::kernels::sample::{self, NO_FAULT, NO_TOKEN, SampleSettings};
+use abruzzi::device::cuda::kernels::sample::{self, NO_FAULT, NO_TOKEN};
 use abruzzi::device::cuda::{CudaTensor, Gpu};
-use abruzzi::generate::{Sampler, Sampling, argmax};
+use abruzzi::device::{Precision, SampleSettings, argmax};
+use abruzzi::generate::{Sampler, Sampling};
 use rand_core::Rng as _;
 use rand_pcg::Pcg64Mcg;
 
@@ -45,8 +45,7 @@ fn filtered(logits: &[f32], s: &SampleSettings) -> (Vec<(f64, u32)>, f64) {
     ranked.sort_by(|&a, &b| value(b).total_cmp(&value(a)).then(a.cmp(&b)));
     let ranked: Vec<(f64, u32)> = ranked.into_iter().map(|id| (weight(value(id)), id)).collect();
     let sum = |kept: usize| ranked[..kept].iter().map(|c| c.0).sum::<f64>();
-    let spare = (1.0 - f64::from(s.top_p)) * sum(ranked.len()) / ranked.len() as f64;
-    let mut kept = ranked.partition_point(|c| c.0 >= spare);
+    let mut kept = ranked.len();
     if s.top_k > 0 {
         kept = kept.min(s.top_k);
     }
@@ -119,6 +118,27 @@ fn draws_what_the_sampler_draws() {
             }
         }
     });
+}
+
+/// 0.95 of 1 + 0.05 + 100 · 0.0001 is more than the first has, though not of the first two alone.
+#[test]
+fn the_nucleus_is_a_share_of_all_tokens() {
+    let session = session();
+    let mut logits = vec![0.0001f32.ln(); 102];
+    (logits[17], logits[4]) = (0.0, 0.05f32.ln());
+    let nucleus = SampleSettings { top_p: 0.95, ..PLAIN };
+    for (settings, second) in [
+        (nucleus, 4),
+        // Of what top-k kept the first has enough.
+        (SampleSettings { top_k: 2, ..nucleus }, 17),
+        // What min-p drops counts too.
+        (SampleSettings { min_p: 0.01, ..nucleus }, 4),
+    ] {
+        let words = [word_of(0.9), word_of(0.99)];
+        let (ids, _) = draw(&session.gpu, &logits.repeat(2), logits.len(), &settings, &words);
+        assert_eq!(ids, [17, second], "{settings:?}");
+        assert_eq!(settings.token(&logits, words[1]), second, "{settings:?} on the host");
+    }
 }
 
 /// A vocabulary of Kimi-K2's size, peaked and flat; every filter alone and together.

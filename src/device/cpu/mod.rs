@@ -13,7 +13,7 @@ use rayon::prelude::*;
 pub use attention::CpuKvCache;
 pub use simd::Isa;
 
-use super::{Device, MlaCall, Precision, Routing, RoutingFault, Shape, Site, Trip};
+use super::{Device, MlaCall, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, Trip};
 use crate::checkpoint::ExpertRecords;
 use crate::checkpoint::region::HostMatrix;
 use crate::checkpoint::weights::GatedMlp;
@@ -328,6 +328,11 @@ impl Device for CpuDevice {
             }
         }
         Ok(())
+    }
+
+    fn sample(&self, logits: &CpuTensor, settings: &SampleSettings, word: u64) -> Result<u32> {
+        assert_eq!(logits.rows(), 1, "one row to draw from");
+        Ok(settings.token(logits.row(0), word))
     }
 
     fn watch(&self, x: &CpuTensor, site: Site, guard: &mut Option<Trip>) -> Result<()> {

@@ -11,7 +11,7 @@ use super::kernels::dequant;
 use super::kernels::expert_gemm::{self, ExpertScratch};
 use super::kernels::expert_gemv::{self, ExpertGemvScratch};
 use super::kernels::mla::{self, MlaScratch};
-use super::kernels::{elementwise, gemm, gemv, norm, rope, route, watch};
+use super::kernels::{elementwise, gemm, gemv, norm, rope, route, sample, watch};
 use super::memory::Buffer;
 use super::routing::NO_FAULT;
 use super::{CudaKvCache, CudaMatrix, CudaRouting, CudaTensor, ExpertPool};
@@ -19,7 +19,9 @@ use crate::checkpoint::ExpertRecords;
 use crate::checkpoint::region::HostMatrix;
 use crate::checkpoint::weights::GatedMlp;
 use crate::config::{AttentionConfig, MoeConfig, RopeConfig};
-use crate::device::{Device, MlaCall, MlaForm, Precision, Routing, RoutingFault, Shape, Site, Trip};
+use crate::device::{
+    Device, MlaCall, MlaForm, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, Trip,
+};
 use crate::error::Result;
 use crate::quant::Format;
 
@@ -47,6 +49,14 @@ struct Scratch {
     experts: Option<ExpertScratch>,
     expert_gemv: Option<ExpertGemvScratch>,
     mla: MlaScratch,
+    draw: Option<DrawScratch>,
+}
+
+/// What a draw takes and leaves.
+struct DrawScratch {
+    word: Buffer<u64>,
+    id: Buffer<u32>,
+    fault: Buffer<u32>,
 }
 
 /// Watched tensors so far, and the device's record of the first non-finite value among them.
@@ -208,7 +218,7 @@ impl Device for CudaDevice {
     fn embed(&self, table: &CudaMatrix, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
         let mut scratch = self.scratch();
         let held =
-            fit(&mut scratch.ids, |b| b.len() >= ids.len(), || self.gpu.alloc(ids.len(), "token ids"))?;
+            fit(&mut scratch.ids, |b: &mut Buffer<u32>| b.len() >= ids.len(), || self.gpu.alloc(ids.len(), "token ids"))?;
         held.slice_mut(..ids.len()).write(&self.gpu, ids)?;
         elementwise::embed(&self.gpu, table, held.slice(..ids.len()), out)
     }
@@ -344,6 +354,25 @@ impl Device for CudaDevice {
 
     fn combine(&self, pairs: &CudaTensor, routing: &CudaRouting, sum: &mut CudaTensor) -> Result<()> {
         elementwise::combine(&self.gpu, pairs, routing.weights(), routing.positions(), routing.top_k(), sum)
+    }
+
+    fn sample(&self, logits: &CudaTensor, settings: &SampleSettings, word: u64) -> Result<u32> {
+        assert_eq!(logits.rows(), 1, "one row to draw from");
+        let mut scratch = self.scratch();
+        let make = || {
+            Ok(DrawScratch {
+                word: self.gpu.alloc(1, "a random word")?,
+                id: self.gpu.alloc(1, "a token id")?,
+                fault: self.gpu.upload(&[sample::NO_FAULT], "a row that cannot be drawn from")?,
+            })
+        };
+        let DrawScratch { word: held, id, fault } = fit(&mut scratch.draw, |_| true, make)?;
+        held.all_mut().write(&self.gpu, &[word])?;
+        sample::sample(&self.gpu, logits, settings, held.all(), id.all_mut(), fault.all_mut())?;
+        // Of one row the id tells a fault as well.
+        let id = id.download()?[0];
+        assert_ne!(id, sample::NO_TOKEN, "a row that can be drawn from");
+        Ok(id)
     }
 
     fn watch(&self, x: &CudaTensor, site: Site, guard: &mut CudaGuard) -> Result<()> {

@@ -5,7 +5,7 @@ use crate::device::cuda::images::{Kernel, SAMPLE};
 use crate::device::cuda::memory::{Slice, SliceMut};
 use crate::device::cuda::params::SampleParams;
 use crate::device::cuda::tensor::CudaTensor;
-use crate::device::{Precision, Shape};
+use crate::device::{Precision, SampleSettings, Shape};
 use crate::error::Result;
 
 const KERNEL: Kernel = Kernel::new(&SAMPLE, c"sample");
@@ -18,21 +18,8 @@ pub const NO_TOKEN: u32 = u32::MAX;
 /// What a fault word holds while every row could be drawn from.
 pub const NO_FAULT: u32 = u32::MAX;
 
-/// How to draw, the same for every row; each field as `crate::Sampling` has it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SampleSettings {
-    /// 0 takes the largest logit; otherwise logits are divided by it.
-    pub temperature: f32,
-    /// Keep this many tokens; 0 keeps all.
-    pub top_k: usize,
-    /// Keep the fewest tokens whose probabilities reach this sum; in (0, 1].
-    pub top_p: f32,
-    /// Drop tokens less probable than this share of the most probable one; in [0, 1].
-    pub min_p: f32,
-}
-
-/// Draws one id for each row of `logits` (f32 [rows, vocabulary]): temperature, top-k, top-p, min-p, then the token at
-/// share u = (word / 2¹¹) / 2⁵³ of what is left, best first. The same logits and word give the same id.
+/// Draws one id for each row of `logits` (f32 [rows, vocabulary]), as [`SampleSettings::token`] does. The same logits and
+/// word give the same id.
 ///
 /// A row that holds a NaN or nothing above −∞ gets [`NO_TOKEN`], and `fault`, one word that begins as [`NO_FAULT`],
 /// becomes the least such row. +∞ outweighs every finite logit.
