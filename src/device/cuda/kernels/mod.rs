@@ -11,6 +11,7 @@ pub mod watch;
 pub mod dequant;
 pub mod gemm;
 pub mod expert_gemm;
+pub mod expert_bf16;
 pub mod route;
 pub mod mla;
 pub mod gemv;
