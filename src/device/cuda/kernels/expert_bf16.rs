@@ -201,5 +201,7 @@ fn group_slots(
     };
     // SAFETY: table, offsets and both lists have an entry for each of the pool's experts (the offsets one more), as has been
     // checked; the kernel compares slots with the number of generations there are.
-    unsafe { gpu.launch(GROUP_SLOTS, Launch::linear(params.experts.experts.div_ceil(THREADS), THREADS), &params) }
+    unsafe {
+        gpu.launch(GROUP_SLOTS, Launch::linear(params.experts.experts.div_ceil(THREADS), THREADS), &params)
+    }
 }
