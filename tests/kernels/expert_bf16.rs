@@ -1,7 +1,7 @@
 //! Routed experts in bf16 for many tokens, in both formats, against f64 sums over the stored weights.
 
-use abruzzi::device::cuda::CudaDevice;
 use abruzzi::device::cuda::kernels::expert_bf16::{self, ExpertBf16Scratch};
+use abruzzi::device::cuda::{CudaDevice, Gpu};
 use abruzzi::device::{Device as _, Routing};
 use abruzzi::quant::Format;
 use half::bf16;
@@ -16,13 +16,7 @@ const WHOLE: f64 = 1e-4;
 const RELATIVE: f32 = 1.0 / 128.0;
 
 /// Runs them with memory for `decoded` matrices at a time.
-fn run(
-    gpu: &abruzzi::device::cuda::Gpu,
-    experts: &Experts,
-    x: &[f32],
-    routing: &Routing,
-    decoded: usize,
-) -> Vec<f32> {
+fn run(gpu: &Gpu, experts: &Experts, x: &[f32], routing: &Routing, decoded: usize) -> Vec<f32> {
     let bytes = decoded * experts.hidden * experts.intermediate * 2;
     experts.run_by(gpu, x, routing, |x, routing, out| {
         let mut scratch = ExpertBf16Scratch::new(gpu, routing.pairs() + 2, &experts.pool, bytes).unwrap();
@@ -44,7 +38,7 @@ impl Case {
         Case { routing, x, want }
     }
 
-    fn check(&self, gpu: &abruzzi::device::cuda::Gpu, experts: &Experts, decoded: usize) {
+    fn check(&self, gpu: &Gpu, experts: &Experts, decoded: usize) {
         let got = run(gpu, experts, &self.x, &self.routing, decoded);
         let what = (experts.host[0].gate.layout, self.routing.tokens(), decoded);
         assert_close(what, &got, &self.want, experts.hidden, WHOLE, RELATIVE);

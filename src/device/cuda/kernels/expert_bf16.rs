@@ -25,7 +25,8 @@ const THREADS: u32 = 128;
 /// Columns are a multiple of it: 16 bytes of bf16.
 const COLUMN_ALIGN: usize = 8;
 
-/// Memory for decoded matrices that keeps a GPU busy: nine of K2's, some 150 tiles of 128 rows by 256 columns of gate.
+/// Memory for decoded matrices that keeps a GPU busy: nine of K2's, so 72 tiles of gate (256 columns) for every 128 rows that
+/// an expert has.
 pub const DECODED_BYTES: usize = 256 << 20;
 
 /// What [`experts_bf16`] needs between its kernels.
