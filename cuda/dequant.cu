@@ -19,6 +19,9 @@
 //   Plan: two units a thread, both read before either is used. 16 codes make 32 bytes: neighbours swap halves, so that every
 //   request writes whole sectors. Bytes: codes once, elements once, scales from the first-level cache.
 //
+//   A matrix that is listed as SLOT_NONE is left alone: its blocks end at once. So the experts of a batch that nobody chose
+//   cost no bytes, without the host's knowing them.
+//
 // int4_to_bf16: w[r, c] = (nibble c % 8 of word c / 8 − 8) · scale[r, c / 32] in f32, then rounded.
 //   Contract: as above, a unit is 32 columns: one scale.
 //   Plan: as above; 32 columns make 64 bytes, four lanes transpose theirs, so that a quad writes 64 bytes side by side.
@@ -129,7 +132,7 @@ constexpr uint32_t kNowhere = 0xffffffffu;
 /// From here on fp16 rounds to infinity.
 constexpr float kHalfOverflow = 65520.0f;
 
-/// The block's matrix.
+/// The block's matrix; no weights if there is nothing to decode.
 struct Source {
   const uint8_t* weight;
   const uint8_t* scale;
@@ -140,6 +143,9 @@ struct Source {
 
 __device__ __forceinline__ Source source(const DequantParams& p) {
   size_t slot = p.slots ? reinterpret_cast<const uint32_t*>(p.slots)[blockIdx.y] : blockIdx.y;
+#if ABRUZZI_MUTANT != 5
+  if (p.slots && slot == SLOT_NONE) return {};
+#endif
   return {reinterpret_cast<const uint8_t*>(p.weight + slot * p.slot_pitch),
           reinterpret_cast<const uint8_t*>(p.scale + slot * p.slot_pitch),
           reinterpret_cast<uint16_t*>(p.out) + blockIdx.y * p.out_pitch, blockIdx.x * kThreads * kUnits + threadIdx.x};
@@ -182,6 +188,7 @@ __device__ __forceinline__ void store_decoded(uint16_t* out, uint32_t at, uint2 
 template <typename To>
 __device__ __forceinline__ void from_fp8(const DequantParams& p, To& to) {
   const Source from = source(p);
+  if (!from.weight) return;
   const float* scales = reinterpret_cast<const float*>(from.scale);
   const uint32_t scale_cols = (p.cols + kScaleBlock - 1) / kScaleBlock;
   auto scale_at = [&](uint32_t row, uint32_t col) {
@@ -251,6 +258,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) fp8_to_f16(const __grid_c
 
 extern "C" __global__ void __launch_bounds__(kThreads) int4_to_bf16(const __grid_constant__ DequantParams p) {
   const Source from = source(p);
+  if (!from.weight) return;
   const uint16_t* scales = reinterpret_cast<const uint16_t*>(from.scale);
   const uint32_t groups = (p.cols + kInt4Group - 1) / kInt4Group;
   if (p.cols % kInt4Group != 0) {  // Rows begin on words, not on vectors.

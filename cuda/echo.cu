@@ -59,6 +59,11 @@ ECHO(echo_dequant, DequantParams, p.weight, p.scale, p.slot_pitch, p.slots, p.ou
 ECHO(echo_gemm, GemmParams, p.out, p.offsets, p.slots, p.reserved, p.rows, p.cols, p.k, p.groups, p.out_stride, p.out_type,
      p.reserved2)
 ECHO(echo_gather, GatherParams, p.x, p.rows_map, p.out, p.x_stride, p.out_stride, p.rows, p.cols)
+ECHO(echo_group_slots, GroupSlotsParams, p.experts.pool, p.experts.slot_bytes, p.experts.table, p.experts.generations,
+     p.experts.stale, p.experts.gate.weight, p.experts.gate.scale, p.experts.gate.rows, p.experts.gate.cols, p.experts.up.weight,
+     p.experts.up.scale, p.experts.up.rows, p.experts.up.cols, p.experts.down.weight, p.experts.down.scale, p.experts.down.rows,
+     p.experts.down.cols, p.experts.experts, p.experts.slots, p.experts.format, p.experts.reserved, p.offsets, p.slots, p.places,
+     p.batch, p.reserved)
 ECHO(echo_expert_gemm, ExpertGemmParams, p.slots.pool, p.slots.slot_bytes, p.slots.table, p.slots.generations, p.slots.stale,
      p.slots.gate.weight, p.slots.gate.scale, p.slots.gate.rows, p.slots.gate.cols, p.slots.up.weight, p.slots.up.scale,
      p.slots.up.rows, p.slots.up.cols, p.slots.down.weight, p.slots.down.scale, p.slots.down.rows, p.slots.down.cols,

@@ -3,6 +3,7 @@
 // gemm_bf16_n{64,128,256}: y[r, n] = Σₖ x[r, k]·w[n, k], x and w bf16, sums f32, y bf16 or f32.
 // grouped_bf16_n{64,128,256}: the same with a matrix of its own for each group of rows: rows offsets[g] to offsets[g + 1] of x
 // and y belong to group g, whose matrix is in slot slots[g]. Groups may be empty and of any size; rows in none stay untouched.
+// A group with rows and SLOT_NONE for a slot has NaN for products.
 //   Contract: GemmParams; k a multiple of 8, groups at most GEMM_MAX_GROUPS; grid = any number of blocks, best one a
 //   multiprocessor; block = 384; dynamic shared memory: GEMM_SHARED_BYTES.
 //   Plan: tiles of 128 rows by TileN columns, walked by a persistent grid in panels of 16 row tiles, so that blocks at work at
@@ -17,6 +18,11 @@
 // gather_rows: out[i] = x[rows_map[i]], bf16.
 //   Contract: GatherParams; grid = rows, block = 256.
 //   Plan: 16-byte accesses, four in flight a thread. Bytes: each row once in, once out.
+//
+// group_slots: slots[e] = the slot that the table says expert e is in, places[e] = e % batch; both SLOT_NONE if e has no rows,
+// or if its slot holds something else, which is then reported in `stale`.
+//   Contract: GroupSlotsParams; grid = experts / 128, block = 128.
+//   Plan: a thread an expert; a few KB, bound by the launch.
 #include "exchange.cuh"
 #include "numeric.cuh"
 #include "wgmma.cuh"
@@ -38,6 +44,7 @@ constexpr uint32_t kBlockK = GEMM_BLOCK_K;
 constexpr uint32_t kStepK = 16;
 /// Row tiles of a panel.
 constexpr uint32_t kPanel = 16;
+constexpr uint32_t kNan = 0x7fffffffu;
 
 /// The ring's stages in dynamic shared memory, each x then w.
 template <int TileN>
@@ -61,10 +68,11 @@ struct Cursor {
 
 // ---- Tiles -------------------------------------------------------------------------------------------------------
 
-/// Where groups begin: as rows, and as row tiles.
+/// Where groups begin, as rows and as row tiles, and the slots of their matrices.
 struct GroupTable {
   uint32_t row[GEMM_MAX_GROUPS + 1];
   uint32_t tile[GEMM_MAX_GROUPS + 1];
+  uint32_t slot[GEMM_MAX_GROUPS];
 };
 
 struct Tile {
@@ -73,13 +81,24 @@ struct Tile {
   uint32_t col;
   /// Rows that exist, at most kTileRows.
   uint32_t rows;
-  uint32_t group;
+  /// Where w is; 0 if there is but one.
+  uint32_t slot;
 };
+
+/// No matrix: products are NaN.
+template <bool Grouped>
+__device__ __forceinline__ bool missing(const Tile& tile) {
+  return Grouped && tile.slot == SLOT_NONE;
+}
 
 /// Fills the table; the whole block takes part and meets at a barrier behind it.
 __device__ __forceinline__ void fill(GroupTable& table, const GemmParams& p) {
   const uint32_t* offsets = reinterpret_cast<const uint32_t*>(p.offsets);
-  for (uint32_t g = threadIdx.x; g <= p.groups; g += kThreads) table.row[g] = offsets[g];
+  const uint32_t* slots = reinterpret_cast<const uint32_t*>(p.slots);
+  for (uint32_t g = threadIdx.x; g <= p.groups; g += kThreads) {
+    table.row[g] = offsets[g];
+    if (g < p.groups) table.slot[g] = slots[g];
+  }
   __syncthreads();  // Rows are there before warp 0 counts tiles.
   if (threadIdx.x < 32) {
     // Each lane counts a run of groups, then writes where each begins.
@@ -119,16 +138,16 @@ struct Walk {
   }
 
   __device__ __forceinline__ Tile tile(uint32_t t) const {
-    uint32_t group = 0, first = 0, end = rows, row_tiles = tiles / col_tiles;
+    uint32_t first = 0, end = rows, slot = 0, row_tiles = tiles / col_tiles;
     if constexpr (Grouped) {
       // The last group that begins at or before this row tile; groups before it that begin there too are empty.
       const uint32_t row_tile = t / col_tiles;
-      uint32_t above = groups;
+      uint32_t group = 0, above = groups;
       while (above - group > 1) {
         const uint32_t middle = (group + above) / 2;
         (table.tile[middle] <= row_tile ? group : above) = middle;
       }
-      first = table.row[group], end = table.row[group + 1];
+      first = table.row[group], end = table.row[group + 1], slot = table.slot[group];
       row_tiles = table.tile[group + 1] - table.tile[group];
       t -= table.tile[group] * col_tiles;
     }
@@ -137,9 +156,9 @@ struct Walk {
     const uint32_t height = min(kPanel, row_tiles - panel * kPanel);
     const uint32_t row = first + (panel * kPanel + within % height) * kTileRows;
 #if ABRUZZI_MUTANT == 3
-    return {row, within / height * TileN, min(kTileRows, rows - row), group};
+    return {row, within / height * TileN, min(kTileRows, rows - row), slot};
 #endif
-    return {row, within / height * TileN, min(kTileRows, end - row), group};
+    return {row, within / height * TileN, min(kTileRows, end - row), slot};
   }
 };
 
@@ -154,7 +173,7 @@ __device__ __forceinline__ void produce(const GemmParams& p, const GroupTable& t
   Cursor<R::kStages> at;
   for (uint32_t t = blockIdx.x; t < walk.tiles; t += gridDim.x) {
     const Tile tile = walk.tile(t);
-    const int slot = Grouped ? reinterpret_cast<const uint32_t*>(p.slots)[tile.group] : 0;
+    if (missing<Grouped>(tile)) continue;
     const bool both = tile.rows > kGroupRows;
     for (uint32_t k = 0; k < p.k; k += kBlockK, at.advance()) {
       // The math warps are done with what the stage held before; a fresh barrier counts as one phase behind.
@@ -165,7 +184,7 @@ __device__ __forceinline__ void produce(const GemmParams& p, const GroupTable& t
       ptx::barrier_arrive_expect(barrier, R::kWBytes + (both ? 2 : 1) * R::kBoxBytes);
       ptx::tensor_load(x, &p.x, k, tile.row, 0, barrier);
       if (both) ptx::tensor_load(x + R::kBoxBytes, &p.x, k, tile.row + kGroupRows, 0, barrier);
-      ptx::tensor_load(x + 2 * R::kBoxBytes, &p.w, k, tile.col, slot, barrier);
+      ptx::tensor_load(x + 2 * R::kBoxBytes, &p.w, k, tile.col, tile.slot, barrier);
     }
   }
 }
@@ -223,17 +242,21 @@ __device__ __forceinline__ void multiply(const GemmParams& p, const GroupTable& 
   };
   for (uint32_t t = blockIdx.x; t < walk.tiles; t += gridDim.x) {
     const Tile tile = walk.tile(t);
+    // Nothing is loaded for a missing matrix.
+    const uint32_t depth = missing<Grouped>(tile) ? 0 : p.k;
     if (tile.rows <= half * kGroupRows) {
       // Nothing to multiply: only keeps step.
-      for (uint32_t k = 0; k < p.k; k += kBlockK, at.advance()) {
+      for (uint32_t k = 0; k < depth; k += kBlockK, at.advance()) {
         ptx::barrier_wait(full + at.stage * 8, at.phase);
         release(at.stage);
       }
       continue;
     }
-    float d[TileN / 2] = {};
+    float d[TileN / 2];
+#pragma unroll
+    for (float& sum : d) sum = depth == 0 ? __uint_as_float(kNan) : 0.0f;
     uint32_t before = 0;
-    for (uint32_t k = 0; k < p.k; k += kBlockK, at.advance()) {
+    for (uint32_t k = 0; k < depth; k += kBlockK, at.advance()) {
       ptx::barrier_wait(full + at.stage * 8, at.phase);  // TMA has filled the stage.
       const uint32_t x = ring + at.stage * R::kStageBytes;
       const uint64_t a = wgmma::descriptor(x + half * R::kBoxBytes), b = wgmma::descriptor(x + 2 * R::kBoxBytes);
@@ -254,7 +277,7 @@ __device__ __forceinline__ void multiply(const GemmParams& p, const GroupTable& 
     wgmma::wait<ABRUZZI_MUTANT == 4 ? 1 : 0>();
     wgmma::pin(d);
 #if ABRUZZI_MUTANT != 2
-    release(before);
+    if (depth != 0) release(before);
 #endif
     write<TileN>(d, p, tile.row + half * kGroupRows, tile.rows - half * kGroupRows, tile.col);
   }
@@ -329,4 +352,36 @@ extern "C" __global__ void __launch_bounds__(kGatherThreads) gather_rows(const _
     for (int j = 0; j < kGathered; ++j)
       if (i + j * kGatherThreads < vectors) to[i + j * kGatherThreads] = v[j];
   }
+}
+
+// ---- Slots -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr int kSlotThreads = 128;
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kSlotThreads) group_slots(const __grid_constant__ GroupSlotsParams p) {
+  const uint32_t expert = blockIdx.x * kSlotThreads + threadIdx.x;
+  const ExpertSlots& experts = p.experts;
+  if (expert >= experts.experts) return;
+  const uint32_t* offsets = reinterpret_cast<const uint32_t*>(p.offsets);
+  uint32_t slot = SLOT_NONE, place = SLOT_NONE;
+  // Only experts with rows must be there.
+  if (offsets[expert] != offsets[expert + 1]) {
+    const SlotRef ref = reinterpret_cast<const SlotRef*>(experts.table)[expert];
+    bool there = ref.slot < experts.slots;
+#if ABRUZZI_MUTANT != 5
+    there = there && reinterpret_cast<const uint32_t*>(experts.generations)[ref.slot] == ref.generation;
+#endif
+    if (there) {
+      slot = ref.slot, place = ABRUZZI_MUTANT == 6 ? expert : expert % p.batch;
+    } else {
+      using Word = unsigned long long;
+      atomicMin(reinterpret_cast<Word*>(experts.stale), Word{expert} << 32 | ref.slot);
+    }
+  }
+  reinterpret_cast<uint32_t*>(p.slots)[expert] = slot;
+  reinterpret_cast<uint32_t*>(p.places)[expert] = place;
 }

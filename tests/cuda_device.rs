@@ -17,7 +17,7 @@ use abruzzi::checkpoint::{Checkpoint, LoadOptions};
 use abruzzi::device::cpu::CpuDevice;
 use abruzzi::device::cuda::{CudaDevice, Gpu};
 use abruzzi::device::{Device, Routing};
-use abruzzi::model::{Logits, Model, Sequence};
+use abruzzi::model::{Model, Sequence};
 use abruzzi::{DeviceChoice, Engine, Sampling, SessionOptions};
 use common::{CASES, GREEDY_PROMPT, Golden, checkpoint, difference, golden};
 
@@ -50,7 +50,7 @@ fn run<D: Device>(
         if let Some(given) = given {
             sequence.replay_routing(given[i].clone());
         }
-        logits.extend_from_slice(sequence.forward(ids, Logits::All, &AtomicBool::new(false)).unwrap());
+        logits.extend_from_slice(&sequence.logits(ids, &AtomicBool::new(false)).unwrap());
         routing.push(sequence.routing().unwrap());
     }
     (logits, routing)
@@ -125,6 +125,8 @@ fn logits_of_the_oracle_cases() {
         ];
         for (mode, chunk, bound, near_ties) in modes {
             let what = format!("{case} {mode}");
+            // Ninety-six forward passes: the kernels' own tests check each, and the prefill here.
+            emulator::configure(&format!(r#"{{"checks": {0}, "counters": {0}}}"#, chunk > 1));
             let (_, want) = run(&mut cpu, &golden.ids, chunk, None);
             let (logits, _) = run(&mut cuda, &golden.ids, chunk, Some(&want));
             hold(&what, &logits, &golden, bound);

@@ -166,6 +166,12 @@ struct ExpertSlots {
 };
 static_assert(sizeof(ExpertSlots) == 128, "no implicit padding");
 
+/// In lists of slots, by expert or by group.
+enum ListedSlot : uint32_t {
+  /// No slot: decoding skips it, products give NaN.
+  SLOT_NONE = 0xffffffff,
+};
+
 // ---- elementwise.cu ----------------------------------------------------------------------------------------------
 
 /// out[i] = table[ids[i]].
@@ -304,7 +310,8 @@ struct QuantiseParams {
 };
 static_assert(sizeof(QuantiseParams) == 56, "no implicit padding");
 
-/// Weights of one size to 16-bit elements. Matrix i of the output is the one in slot slots[i], or slot i without a list.
+/// Weights of one size to 16-bit elements. Matrix i of the output is the one in slot slots[i], or slot i without a list; for
+/// SLOT_NONE it stays as it is.
 struct DequantParams {
   /// FP8 or INT4 by the kernel's name, [rows, cols] of slot 0; aligned to 16 bytes.
   uint64_t weight;
@@ -343,7 +350,8 @@ enum GemmConstant : uint32_t {
   GEMM_SHARED_BYTES = 197632,
 };
 
-/// y[r] = w·x[r] in bf16; grouped: with w the matrix in slot slots[g] for rows offsets[g] to offsets[g + 1] of x.
+/// y[r] = w·x[r] in bf16; grouped: with w the matrix in slot slots[g] for rows offsets[g] to offsets[g + 1] of x, NaN for
+/// SLOT_NONE.
 struct GemmParams {
   /// bf16 [1, rows, k] in boxes of 64 rows and 64 columns.
   TensorMap x;
@@ -379,6 +387,21 @@ struct GatherParams {
   uint32_t cols;
 };
 static_assert(sizeof(GatherParams) == 40, "no implicit padding");
+
+/// Where the experts that have rows are: slots[e] in the pool, places[e] = e % batch among matrices decoded `batch` experts at
+/// a time. Both SLOT_NONE for experts without rows, and for those that aren't in their slot.
+struct GroupSlotsParams {
+  ExpertSlots experts;
+  /// u32 [experts + 1].
+  uint64_t offsets;
+  /// u32 [experts].
+  uint64_t slots;
+  /// u32 [experts].
+  uint64_t places;
+  uint32_t batch;
+  uint32_t reserved;
+};
+static_assert(sizeof(GroupSlotsParams) == 160, "no implicit padding");
 
 // ---- expert_gemm.cu ----------------------------------------------------------------------------------------------
 

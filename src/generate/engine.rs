@@ -279,7 +279,7 @@ enum Chosen {
     /// The processor, and why it is not a GPU where one was hoped for.
     Cpu(CpuDevice, Option<String>),
     #[cfg(feature = "cuda")]
-    Cuda(CudaDevice),
+    Cuda(Box<CudaDevice>),
 }
 
 impl Chosen {
@@ -287,7 +287,7 @@ impl Chosen {
         match choice {
             DeviceChoice::Cpu => Ok(Chosen::Cpu(CpuDevice::new(threads)?, None)),
             #[cfg(feature = "cuda")]
-            DeviceChoice::Cuda(ordinal) => Ok(Chosen::Cuda(CudaDevice::new(Gpu::open(ordinal)?))),
+            DeviceChoice::Cuda(ordinal) => Ok(Chosen::Cuda(Box::new(CudaDevice::new(Gpu::open(ordinal)?)))),
             #[cfg(not(feature = "cuda"))]
             DeviceChoice::Cuda(_) => Err(Error::Unsupported {
                 what: "a GPU".to_owned(),
@@ -296,7 +296,7 @@ impl Chosen {
             }),
             #[cfg(feature = "cuda")]
             DeviceChoice::Auto => match Gpu::open(0) {
-                Ok(gpu) => Ok(Chosen::Cuda(CudaDevice::new(gpu))),
+                Ok(gpu) => Ok(Chosen::Cuda(Box::new(CudaDevice::new(gpu)))),
                 Err(why) => Ok(Chosen::Cpu(CpuDevice::new(threads)?, Some(why.to_string()))),
             },
             #[cfg(not(feature = "cuda"))]
@@ -316,7 +316,7 @@ impl Chosen {
         Ok(match self {
             Chosen::Cpu(device, _) => Arc::new(Model::new(config, device, loaded)?),
             #[cfg(feature = "cuda")]
-            Chosen::Cuda(device) => Arc::new(Model::new(config, device, loaded)?),
+            Chosen::Cuda(device) => Arc::new(Model::new(config, *device, loaded)?),
         })
     }
 }

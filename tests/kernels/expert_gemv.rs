@@ -4,7 +4,7 @@ use abruzzi::checkpoint::RecordLayout;
 use abruzzi::checkpoint::weights::GatedMlp;
 use abruzzi::config::MoeConfig;
 use abruzzi::device::cuda::kernels::expert_gemv::{self, ExpertGemvScratch};
-use abruzzi::device::cuda::{CudaRouting, ExpertPool, Gpu};
+use abruzzi::device::cuda::{CudaRouting, CudaTensor, ExpertPool, Gpu};
 use abruzzi::device::{Precision, Routing, Shape as _};
 use abruzzi::quant::{Format, MatrixLayout};
 use half::bf16;
@@ -12,18 +12,18 @@ use half::bf16;
 use crate::gemv::{FORMATS, HostWeights, bf16_values, tensor_in_poison};
 use crate::harness::{Random, assert_close, download, poisoned_tensor, random, session};
 
-type Expert = GatedMlp<HostWeights>;
+pub type Expert = GatedMlp<HostWeights>;
 
 /// A layer's experts on the host and in a pool whose padding is poison.
-struct Experts {
-    host: Vec<Expert>,
-    pool: ExpertPool,
-    hidden: usize,
-    intermediate: usize,
+pub struct Experts {
+    pub host: Vec<Expert>,
+    pub pool: ExpertPool,
+    pub hidden: usize,
+    pub intermediate: usize,
 }
 
 impl Experts {
-    fn random(
+    pub fn random(
         gpu: &Gpu,
         random: &mut Random,
         format: Format,
@@ -41,7 +41,7 @@ impl Experts {
         Experts::upload(gpu, host)
     }
 
-    fn upload(gpu: &Gpu, host: Vec<Expert>) -> Experts {
+    pub fn upload(gpu: &Gpu, host: Vec<Expert>) -> Experts {
         let layout = RecordLayout::new(&host[0].map(|m| m.layout));
         let parts = layout.parts();
         let records: Vec<Vec<u8>> = host
@@ -70,7 +70,7 @@ impl Experts {
     }
 
     /// What each sorted pair should be, expert e being in slot `slot_of[e]`.
-    fn expected(&self, x: &[f32], routing: &Routing, slot_of: &[u32]) -> Vec<f32> {
+    pub fn expected(&self, x: &[f32], routing: &Routing, slot_of: &[u32]) -> Vec<f32> {
         (0..routing.sorted_pairs().len())
             .flat_map(|pair| {
                 let (token, expert) = routing.pair(pair);
@@ -79,16 +79,28 @@ impl Experts {
             .collect()
     }
 
-    /// Runs the kernels on x for this routing; checks that nothing beside the pairs is written.
     fn run(&self, gpu: &Gpu, x: &[f32], routing: &Routing) -> Vec<f32> {
+        self.run_by(gpu, x, routing, |x, routing, out| {
+            let mut scratch = ExpertGemvScratch::new(gpu, routing.pairs(), self.intermediate).unwrap();
+            expert_gemv::experts(gpu, x, &self.pool, routing, &mut scratch, out).unwrap();
+        })
+    }
+
+    /// Runs `kernels` on x for this routing; checks that nothing beside the pairs is written.
+    pub fn run_by(
+        &self,
+        gpu: &Gpu,
+        x: &[f32],
+        routing: &Routing,
+        kernels: impl FnOnce(&CudaTensor, &CudaRouting, &mut CudaTensor),
+    ) -> Vec<f32> {
         let pairs = routing.sorted_pairs().len();
         let mut device_routing =
             CudaRouting::new(gpu, routing.tokens() + 1, &moe(self.host.len(), routing.top_k())).unwrap();
         device_routing.upload(gpu, routing).unwrap();
-        let mut scratch = ExpertGemvScratch::new(gpu, pairs, self.intermediate).unwrap();
         let mut out = poisoned_tensor(gpu, pairs + 1, self.hidden, Precision::Working);
         let x = tensor_in_poison(gpu, self.hidden, x);
-        expert_gemv::experts(gpu, &x, &self.pool, &device_routing, &mut scratch, &mut out).unwrap();
+        kernels(&x, &device_routing, &mut out);
         assert_eq!(out.rows(), pairs);
         let pitch = out.stride() * 2;
         let memory = out.memory_mut().download().unwrap();
@@ -122,7 +134,7 @@ fn moe(num_experts: usize, top_k: usize) -> MoeConfig {
 }
 
 /// Routes token t to the experts `choose` gives it.
-fn route(
+pub fn route(
     tokens: usize,
     experts: usize,
     top_k: usize,
@@ -143,7 +155,7 @@ fn route(
 }
 
 /// `count` different experts.
-fn some(random: &mut Random, experts: usize, count: usize) -> Vec<usize> {
+pub fn some(random: &mut Random, experts: usize, count: usize) -> Vec<usize> {
     let mut chosen: Vec<usize> = Vec::new();
     while chosen.len() < count {
         let expert = random.below(experts);

@@ -17,3 +17,4 @@ mod route;
 mod sample;
 mod timing;
 mod watch;
+mod expert_bf16;

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::gpu::Gpu;
 use super::kernels::dequant;
+use super::kernels::expert_bf16::{self, ExpertBf16Scratch};
 use super::kernels::expert_gemm::{self, ExpertScratch};
 use super::kernels::expert_gemv::{self, ExpertGemvScratch};
 use super::kernels::mla::{self, MlaScratch};
@@ -29,6 +30,14 @@ use crate::quant::Format;
 /// tiles of tokens.
 const SMALL_BATCH: usize = 16;
 
+/// Mean rows an expert from which tensor cores take over from the memory-bound kernels, which read weights anew for every 16
+/// rows of an expert. By bytes of weights from memory: BF16 is read once for 128 rows then, so anything beyond 16 gains.
+/// INT4 (4.5 bits with its scales, 0.56 bytes) is read once, and 2 bytes are written and read back: 4.56 bytes, which eight
+/// passes over 0.56 bytes cost as well. Means suffice, as the host does not know the counts: uneven ones only add passes.
+const MANY_ROWS_BF16: usize = 16;
+/// See [`MANY_ROWS_BF16`].
+const MANY_ROWS_INT4: usize = 8 * 16;
+
 /// A GPU as the forward pass sees it.
 pub struct CudaDevice {
     gpu: Gpu,
@@ -47,6 +56,7 @@ struct Scratch {
     /// A weight matrix in bf16.
     decoded: Option<CudaTensor>,
     experts: Option<ExpertScratch>,
+    expert_bf16: Option<ExpertBf16Scratch>,
     expert_gemv: Option<ExpertGemvScratch>,
     mla: MlaScratch,
     draw: Option<DrawScratch>,
@@ -119,7 +129,7 @@ impl CudaDevice {
         let (gpu, rows, cols) = (&self.gpu, w.layout().rows, w.layout().cols);
         match w.layout().format {
             // The tensor core's copies move 16 bytes at a time.
-            _ if x.rows() <= SMALL_BATCH || cols % 16 != 0 => gemv::linear(gpu, x, w, out),
+            _ if x.rows() <= SMALL_BATCH || !cols.is_multiple_of(16) => gemv::linear(gpu, x, w, out),
             Format::Bf16 => gemm::linear_bf16(gpu, x, w, out),
             Format::Fp8Block => {
                 let decoded = fit_tensor(gpu, decoded, rows, cols)?;
@@ -340,12 +350,22 @@ impl Device for CudaDevice {
         let (count, width) = (routing.pairs(), parts.gate.layout.rows);
         if pool.format() == Format::Fp8Block
             && x.rows() > SMALL_BATCH
-            && x.cols() % 16 == 0
-            && width % 16 == 0
+            && x.cols().is_multiple_of(16)
+            && width.is_multiple_of(16)
         {
             let make = || ExpertScratch::new(&self.gpu, count, x.cols(), width);
             let scratch = fit(&mut scratch.experts, |s| s.reshape(count, x.cols(), width), make)?;
             return expert_gemm::experts_fp8(&self.gpu, x, pool, routing, scratch, pairs);
+        }
+        let many = match pool.format() {
+            Format::Bf16 => Some(MANY_ROWS_BF16),
+            Format::Int4Group32 => Some(MANY_ROWS_INT4),
+            _ => None,
+        };
+        if many.is_some_and(|rows| count > rows * pool.experts()) && expert_bf16::suits(pool) {
+            let make = || ExpertBf16Scratch::new(&self.gpu, count, pool, expert_bf16::DECODED_BYTES);
+            let scratch = fit(&mut scratch.expert_bf16, |s| s.fits(count, pool), make)?;
+            return expert_bf16::experts_bf16(&self.gpu, x, pool, routing, scratch, pairs);
         }
         let make = || ExpertGemvScratch::new(&self.gpu, count, width);
         let scratch = fit(&mut scratch.expert_gemv, |s| s.reshape(count, width), make)?;

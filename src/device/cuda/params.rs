@@ -418,6 +418,14 @@ const _: () = {
         "Offset of field: ExpertSlots::reserved",
     ][::core::mem::offset_of!(ExpertSlots, reserved) - 124usize];
 };
+pub mod ListedSlot {
+    #[allow(unused_imports)]
+    use super::*;
+    /// In lists of slots, by expert or by group.
+    pub type Type = u32;
+    /// No slot: decoding skips it, products give NaN.
+    pub const SLOT_NONE: Type = 4294967295;
+}
 /// out[i] = table[ids[i]].
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -778,7 +786,8 @@ const _: () = {
         "Offset of field: QuantiseParams::reserved",
     ][::core::mem::offset_of!(QuantiseParams, reserved) - 52usize];
 };
-/// Weights of one size to 16-bit elements. Matrix i of the output is the one in slot slots[i], or slot i without a list.
+/** Weights of one size to 16-bit elements. Matrix i of the output is the one in slot slots[i], or slot i without a list; for
+ SLOT_NONE it stays as it is.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct DequantParams {
@@ -857,7 +866,8 @@ pub mod GemmConstant {
     /// Dynamic shared memory of a block: 192 KB of stages, and room to align them to 1024.
     pub const GEMM_SHARED_BYTES: Type = 197632;
 }
-/// y[r] = w·x[r] in bf16; grouped: with w the matrix in slot slots[g] for rows offsets[g] to offsets[g + 1] of x.
+/** y[r] = w·x[r] in bf16; grouped: with w the matrix in slot slots[g] for rows offsets[g] to offsets[g + 1] of x, NaN for
+ SLOT_NONE.*/
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone)]
@@ -971,6 +981,46 @@ const _: () = {
     [
         "Offset of field: GatherParams::cols",
     ][::core::mem::offset_of!(GatherParams, cols) - 36usize];
+};
+/** Where the experts that have rows are: slots[e] in the pool, places[e] = e % batch among matrices decoded `batch` experts at
+ a time. Both SLOT_NONE for experts without rows, and for those that aren't in their slot.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct GroupSlotsParams {
+    pub experts: ExpertSlots,
+    /// u32 [experts + 1].
+    pub offsets: u64,
+    /// u32 [experts].
+    pub slots: u64,
+    /// u32 [experts].
+    pub places: u64,
+    pub batch: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupSlotsParams"][::core::mem::size_of::<GroupSlotsParams>() - 160usize];
+    [
+        "Alignment of GroupSlotsParams",
+    ][::core::mem::align_of::<GroupSlotsParams>() - 8usize];
+    [
+        "Offset of field: GroupSlotsParams::experts",
+    ][::core::mem::offset_of!(GroupSlotsParams, experts) - 0usize];
+    [
+        "Offset of field: GroupSlotsParams::offsets",
+    ][::core::mem::offset_of!(GroupSlotsParams, offsets) - 128usize];
+    [
+        "Offset of field: GroupSlotsParams::slots",
+    ][::core::mem::offset_of!(GroupSlotsParams, slots) - 136usize];
+    [
+        "Offset of field: GroupSlotsParams::places",
+    ][::core::mem::offset_of!(GroupSlotsParams, places) - 144usize];
+    [
+        "Offset of field: GroupSlotsParams::batch",
+    ][::core::mem::offset_of!(GroupSlotsParams, batch) - 152usize];
+    [
+        "Offset of field: GroupSlotsParams::reserved",
+    ][::core::mem::offset_of!(GroupSlotsParams, reserved) - 156usize];
 };
 pub mod ExpertGemm {
     #[allow(unused_imports)]

@@ -5,7 +5,7 @@
 //! generation with what the slot holds: an expert that is not there is reported, never computed with other weights.
 
 use super::gpu::Gpu;
-use super::memory::Buffer;
+use super::memory::{Buffer, Slice};
 use super::params::{ExpertMatrix, ExpertSlots, SlotRef};
 use super::tensor::weight_format;
 use crate::checkpoint::{Placed, RecordLayout};
@@ -80,6 +80,16 @@ impl ExpertPool {
     /// Address of the first slot.
     pub(super) fn address(&self) -> u64 {
         self.memory.all().address()
+    }
+
+    /// The memory of all slots.
+    pub(super) fn memory(&self) -> Slice<'_, u8> {
+        self.memory.all()
+    }
+
+    /// Slots there are.
+    pub(super) fn slots(&self) -> usize {
+        self.slots
     }
 
     /// The pool as kernels take it.

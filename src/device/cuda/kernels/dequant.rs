@@ -211,8 +211,8 @@ pub fn fp8_to_f16(
     unsafe { launch(gpu, FP8_TO_F16, layout, 1, &params) }
 }
 
-/// Weights of the slots in a list, FP8 or INT4, to bf16 matrices one after the other: matrix i is that of slot `slots[i]`.
-/// [`dequantised_layout`] describes each.
+/// Weights of the slots in a list, FP8 or INT4, to bf16 matrices one after the other: matrix i is that of slot `slots[i]`; for
+/// `SLOT_NONE` it stays as it is. [`dequantised_layout`] describes each.
 ///
 /// # Errors
 /// [`crate::Error::Cuda`] if the launch is refused.

@@ -197,6 +197,19 @@ pub fn check_all(gpu: &Gpu, mut report: impl FnMut(&str, &[u64], &[u64])) -> Res
     check!(
         gpu,
         report,
+        c"echo_group_slots",
+        GroupSlotsParams {
+            experts.pool, experts.slot_bytes, experts.table, experts.generations, experts.stale,
+            experts.gate.weight, experts.gate.scale, experts.gate.rows, experts.gate.cols,
+            experts.up.weight, experts.up.scale, experts.up.rows, experts.up.cols,
+            experts.down.weight, experts.down.scale, experts.down.rows, experts.down.cols,
+            experts.experts, experts.slots, experts.format, experts.reserved,
+            offsets, slots, places, batch, reserved
+        }
+    );
+    check!(
+        gpu,
+        report,
         c"echo_expert_gemm",
         ExpertGemmParams {
             slots.pool,

@@ -16,3 +16,4 @@ pub mod rope;
 pub mod route;
 pub mod sample;
 pub mod watch;
+pub mod expert_bf16;
