@@ -32,8 +32,7 @@ pub fn benches(bench: &mut Bench) {
                 (gpu.upload(&slots, "slots").unwrap(), gpu.upload(&offsets, "offsets").unwrap());
             let mut out = poisoned_tensor(gpu, rows, n, Precision::Working);
             Box::new(move |gpu| {
-                let weights =
-                    GroupedWeights::new(memory.all(), layout, 0, 0, groups, layout.weight_bytes());
+                let weights = GroupedWeights::new(memory.all(), layout, 0, 0, groups, layout.weight_bytes());
                 gemm::grouped_bf16(gpu, &x, &weights, slots.all(), offsets.all(), &mut out)
             })
         });

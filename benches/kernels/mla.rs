@@ -31,10 +31,8 @@ pub fn benches(bench: &mut Bench) {
         ("mla_prefill", 4096, 28672),
     ] {
         let cached = start + tokens;
-        let bytes = layout.weight_bytes()
-            + layout.scale_bytes()
-            + cached * dim * 2
-            + tokens * heads * (head + v) * 2;
+        let bytes =
+            layout.weight_bytes() + layout.scale_bytes() + cached * dim * 2 + tokens * heads * (head + v) * 2;
         // Query and position pairs.
         let seen = tokens * start + tokens * (tokens + 1) / 2;
         let flops = if name == "mla_decode" {

@@ -8,7 +8,8 @@ const VOCABULARY: usize = 163_840;
 
 pub fn benches(bench: &mut Bench) {
     let settings = SampleSettings { temperature: 0.6, top_k: 40, top_p: 0.95, min_p: 0.0 };
-    for (what, settings) in [("greedy", SampleSettings { temperature: 0.0, ..settings }), ("top-p", settings)] {
+    for (what, settings) in [("greedy", SampleSettings { temperature: 0.0, ..settings }), ("top-p", settings)]
+    {
         for rows in [1, 8] {
             let work = Work::bytes(rows * (VOCABULARY * 4 + 12));
             bench.case("sample", &format!("{what}, {rows}×{VOCABULARY}"), work, |gpu, random| {

@@ -195,7 +195,9 @@ mod tests {
         assert_eq!(of_kernel(&rules, "k_a")[0].1.registers, 2);
         assert_eq!(of_kernel(&rules, "k_b")[0].0, "k_*");
         assert!(of_kernel(&rules, "other").is_empty());
-        assert!(parse("[k]\nkind = \"rows\"\nregisters = 1\nthreads = 32\noccupancy = 1\nregister = 2").is_err());
+        assert!(
+            parse("[k]\nkind = \"rows\"\nregisters = 1\nthreads = 32\noccupancy = 1\nregister = 2").is_err()
+        );
     }
 
     #[test]

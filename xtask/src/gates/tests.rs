@@ -120,7 +120,8 @@ fn kernels_without_rules_and_rules_without_kernels_fail() {
         let problems = check(&kernels, &rules::parse(rules).unwrap(), &profile());
         problems.into_iter().map(|p| (p.kernel, p.rule, p.found)).collect::<Vec<_>>()
     };
-    let table = |name: &str| format!("[{name:?}]\nkind = \"gemm\"\nregisters = 128\nthreads = 512\noccupancy = 1\n");
+    let table =
+        |name: &str| format!("[{name:?}]\nkind = \"gemm\"\nregisters = 128\nthreads = 512\noccupancy = 1\n");
     let said = |kernel: &str, rule: &str, found: &str| (kernel.to_owned(), rule.to_owned(), found.to_owned());
     assert_eq!(found(""), [said("wide", "rules", "none, for 128 registers")]);
     assert_eq!(found(&table("wide")), []);
@@ -144,7 +145,9 @@ fn registers_beyond_what_is_planned_need_a_reason() {
     let code = sass::Function { name: "norm".into(), code: Vec::new() };
     let kernels = [Kernel { file: "cuda/x.cu".into(), usage, bounds: None, code }];
     let found = |registers: u32, reason: &str| {
-        let text = format!("[norm]\nkind = \"rows\"\nregisters = {registers}\nthreads = 256\noccupancy = 1\n{reason}");
+        let text = format!(
+            "[norm]\nkind = \"rows\"\nregisters = {registers}\nthreads = 256\noccupancy = 1\n{reason}"
+        );
         let problems = check(&kernels, &rules::parse(&text).unwrap(), &profile());
         problems.into_iter().map(|p| (p.rule, p.found)).collect::<Vec<_>>()
     };
