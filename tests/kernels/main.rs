@@ -1,19 +1,19 @@
 //! Every kernel against a plain reference, on fresh random inputs: on the emulated GPU with every check on and every
 //! asynchronous operation early, late and at random, or on a real one with `ABRUZZI_TEST_GPU=1`.
 
-mod dequant;
 mod echo;
-mod elementwise;
-mod expert_gemm;
-mod expert_gemv;
-mod gemm;
-mod gemv;
 mod harness;
-mod mla;
 mod mutants;
 mod norm;
+mod elementwise;
 mod rope;
-mod route;
-mod sample;
-mod timing;
 mod watch;
+mod dequant;
+mod gemm;
+mod expert_gemm;
+mod route;
+mod mla;
+mod timing;
+mod gemv;
+mod sample;
+mod expert_gemv;

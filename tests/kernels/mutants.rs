@@ -39,17 +39,13 @@ fn every_mutant_is_caught_and_the_healthy_kernels_are_not() {
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some(&(file, number, what, test)) = cases.get(next.fetch_add(1, Ordering::Relaxed))
-                {
+                while let Some(&(file, number, what, test)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let output = run(&ptx(file, number), file, test);
                     let said = String::from_utf8_lossy(&output.stdout);
                     assert!(said.contains("running 1 test"), "{test}: no such test\n{said}");
                     if output.status.success() != (number == 0) {
                         let errors = String::from_utf8_lossy(&output.stderr);
-                        wrong
-                            .lock()
-                            .unwrap()
-                            .push(format!("{file} {number} ({what}) in {test}\n{said}{errors}"));
+                        wrong.lock().unwrap().push(format!("{file} {number} ({what}) in {test}\n{said}{errors}"));
                     }
                 }
             });
@@ -89,10 +85,7 @@ static TOOLCHAIN: LazyLock<Toolchain> = LazyLock::new(|| {
     let environment = Environment::of_process();
     match Toolchain::of_machine(&environment) {
         Ok(Found::Toolkit(toolchain)) => toolchain,
-        _ => Toolchain::in_folder(
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join("target/toolchain"),
-            &environment,
-        )
-        .unwrap_or_else(|e| panic!("{e}; `cargo xtask toolchain` installs a CUDA compiler")),
+        _ => Toolchain::in_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("target/toolchain"), &environment)
+            .unwrap_or_else(|e| panic!("{e}; `cargo xtask toolchain` installs a CUDA compiler")),
     }
 });

@@ -55,11 +55,7 @@ pub struct CudaGuard {
 }
 
 /// What `slot` holds if it fits, else something new in its place.
-fn fit<T>(
-    slot: &mut Option<T>,
-    fits: impl Fn(&T) -> bool,
-    make: impl FnOnce() -> Result<T>,
-) -> Result<&mut T> {
+fn fit<T>(slot: &mut Option<T>, fits: impl Fn(&T) -> bool, make: impl FnOnce() -> Result<T>) -> Result<&mut T> {
     let fitting = match slot.take() {
         Some(held) if fits(&held) => held,
         // The old one is freed first: there may not be room for both.
@@ -104,9 +100,7 @@ impl CudaDevice {
     ) -> Result<()> {
         let cols = w.layout().cols;
         match w.layout().format {
-            Format::Bf16 if x.rows() > SMALL_BATCH && cols % 8 == 0 => {
-                gemm::linear_bf16(&self.gpu, x, w, out)
-            }
+            Format::Bf16 if x.rows() > SMALL_BATCH && cols % 8 == 0 => gemm::linear_bf16(&self.gpu, x, w, out),
             Format::Fp8Block if x.rows() > SMALL_BATCH && cols % 16 == 0 => {
                 let quantised = self.fit_quantised(quantised, x.rows(), cols)?;
                 expert_gemm::linear_fp8(&self.gpu, x, w, quantised, out)
@@ -207,8 +201,7 @@ impl Device for CudaDevice {
 
     fn embed(&self, table: &CudaMatrix, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
         let mut scratch = self.scratch();
-        let held =
-            fit(&mut scratch.ids, |b| b.len() >= ids.len(), || self.gpu.alloc(ids.len(), "token ids"))?;
+        let held = fit(&mut scratch.ids, |b| b.len() >= ids.len(), || self.gpu.alloc(ids.len(), "token ids"))?;
         held.slice_mut(..ids.len()).write(&self.gpu, ids)?;
         elementwise::embed(&self.gpu, table, held.slice(..ids.len()), out)
     }
@@ -277,16 +270,7 @@ impl Device for CudaDevice {
     ) -> Result<()> {
         let mut scratch = self.scratch();
         let frequencies = scratch.frequencies(&self.gpu, rope)?.all();
-        rope::kv_append(
-            &self.gpu,
-            kv_a,
-            norm.all(),
-            eps,
-            frequencies,
-            rope.amplitude,
-            start,
-            &cache.layer(layer),
-        )
+        rope::kv_append(&self.gpu, kv_a, norm.all(), eps, frequencies, rope.amplitude, start, &cache.layer(layer))
     }
 
     fn mla(

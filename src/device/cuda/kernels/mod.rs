@@ -3,16 +3,16 @@
 //! Launchers return once the kernel is issued; what it does wrong shows at the next synchronisation. A wrong shape is a
 //! bug of the caller and panics, as indexing would.
 
-pub mod dequant;
 pub mod echo;
 pub mod elementwise;
-pub mod expert_gemm;
-pub mod expert_gemv;
-pub mod gemm;
-pub mod gemv;
-pub mod mla;
 pub mod norm;
 pub mod rope;
-pub mod route;
-pub mod sample;
 pub mod watch;
+pub mod dequant;
+pub mod gemm;
+pub mod expert_gemm;
+pub mod route;
+pub mod mla;
+pub mod gemv;
+pub mod sample;
+pub mod expert_gemv;
