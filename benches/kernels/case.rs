@@ -45,7 +45,6 @@ impl Work {
     }
 
     /// And does so many operations.
-    #[allow(dead_code, reason = "for kernels that compute")]
     pub fn flops(self, flops: usize, unit: Unit) -> Work {
         Work { flops: Some((flops as f64, unit)), ..self }
     }

@@ -5,7 +5,18 @@
 //! median and its share of the limit; with `ABRUZZI_BENCH_TABLE=FILE` the lines go to that file too, separated by tabs.
 
 mod case;
+mod dequant;
+mod elementwise;
+mod expert_gemm;
+mod expert_gemv;
+mod gemm;
+mod gemv;
+mod inputs;
+mod mla;
 mod norm;
+mod rope;
+mod route;
+mod sample;
 
 #[path = "../../tests/kernels/harness.rs"]
 mod harness;
@@ -15,6 +26,16 @@ use criterion::{Criterion, criterion_group, criterion_main};
 fn kernels(criterion: &mut Criterion) {
     let mut bench = case::Bench::new(criterion);
     norm::benches(&mut bench);
+    rope::benches(&mut bench);
+    elementwise::benches(&mut bench);
+    dequant::benches(&mut bench);
+    route::benches(&mut bench);
+    sample::benches(&mut bench);
+    gemv::benches(&mut bench);
+    expert_gemv::benches(&mut bench);
+    gemm::benches(&mut bench);
+    expert_gemm::benches(&mut bench);
+    mla::benches(&mut bench);
 }
 
 criterion_group!(benches, kernels);

@@ -4,6 +4,7 @@
 mod dequant;
 mod echo;
 mod elementwise;
+mod expert_bf16;
 mod expert_gemm;
 mod expert_gemv;
 mod gemm;
@@ -17,4 +18,3 @@ mod route;
 mod sample;
 mod timing;
 mod watch;
-mod expert_bf16;

@@ -103,7 +103,12 @@ const MUTANTS: &[(&str, u32, &str, &str)] = &[
     ("mla_prefill", 3, "causal mask off by one", "mla::prefill"),
     ("mla_prefill", 4, "barrier after decoding weights dropped", "mla::prefill"),
     ("mla_prefill", 5, "no wait for an empty stage", "mla::prefill"),
-    ("gemm", 5, "generation not compared", "expert_bf16::an_expert_that_is_not_in_its_slot_is_reported_and_gives_nan"),
+    (
+        "gemm",
+        5,
+        "generation not compared",
+        "expert_bf16::an_expert_that_is_not_in_its_slot_is_reported_and_gives_nan",
+    ),
     ("gemm", 6, "place without modulo", "expert_bf16::experts_are_found_among_384_in_permuted_slots"),
     ("dequant", 5, "a slot that is none is decoded", "expert_bf16::only_experts_with_rows_are_decoded"),
 ];

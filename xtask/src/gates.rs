@@ -171,6 +171,18 @@ fn check(kernels: &[Kernel], rules: &Rules, profile: &Profile) -> Vec<Problem> {
         if !kernels.iter().any(theirs) {
             problems.push(Problem::new(name, "kernel of this table", "none", "one in cuda/*.cu"));
         }
+        let planned = rule.kind.registers();
+        match &rule.reason {
+            None if rule.registers > planned => {
+                let expected = format!("at most {planned} of this kind, or a reason");
+                problems.push(Problem::new(name, "registers allowed", rule.registers, expected));
+            }
+            Some(reason) if rule.registers <= planned || reason.trim().is_empty() => {
+                let expected = format!("one, for more than {planned} registers only");
+                problems.push(Problem::new(name, "reason", format!("{reason:?}"), expected));
+            }
+            _ => {}
+        }
         if let Some(Err(error)) = rule.cost.as_ref().map(|cost| cost.figures(profile)) {
             problems.push(Problem::new(name, "cost", format!("{error:#}"), "formulas over the shape"));
         }

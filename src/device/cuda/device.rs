@@ -227,8 +227,11 @@ impl Device for CudaDevice {
 
     fn embed(&self, table: &CudaMatrix, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
         let mut scratch = self.scratch();
-        let held =
-            fit(&mut scratch.ids, |b: &mut Buffer<u32>| b.len() >= ids.len(), || self.gpu.alloc(ids.len(), "token ids"))?;
+        let held = fit(
+            &mut scratch.ids,
+            |b: &mut Buffer<u32>| b.len() >= ids.len(),
+            || self.gpu.alloc(ids.len(), "token ids"),
+        )?;
         held.slice_mut(..ids.len()).write(&self.gpu, ids)?;
         elementwise::embed(&self.gpu, table, held.slice(..ids.len()), out)
     }

@@ -13,8 +13,12 @@ use crate::clock::Profile;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
+    /// What sort of kernel it is.
+    pub kind: Kind,
     /// Registers of a thread, at most.
     pub registers: u32,
+    /// Why those are more than are planned for kernels of this kind; there must be one then, and only then.
+    pub reason: Option<String>,
     /// Threads of a block, as it is launched.
     pub threads: u32,
     /// Dynamic shared memory of a block in bytes, as it is launched; at most, where it depends on the shape.
@@ -30,6 +34,33 @@ pub struct Rule {
     pub forbid: Vec<Pattern>,
     pub main_loop: Option<MainLoop>,
     pub cost: Option<Cost>,
+}
+
+/// Sorts of kernels, each with the registers a thread of them is planned to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Passes over rows or elements: bandwidth, so many blocks an SM.
+    Rows,
+    /// The choice of experts.
+    Router,
+    /// Weights streamed for few tokens.
+    Stream,
+    /// Many tokens on tensor cores: registers at launch, before warps trade them.
+    Gemm,
+    /// Attention.
+    Attention,
+}
+
+impl Kind {
+    /// Registers of a thread that need no reason.
+    pub fn registers(self) -> u32 {
+        match self {
+            Kind::Rows | Kind::Router => 40,
+            Kind::Stream | Kind::Gemm => 168,
+            Kind::Attention => 255,
+        }
+    }
 }
 
 /// Rules for the innermost loops that contain an instruction.
@@ -159,12 +190,14 @@ mod tests {
 
     #[test]
     fn a_kernels_own_table_wins() {
-        let text = "[\"k_*\"]\nregisters = 1\nthreads = 32\noccupancy = 1\n[k_a]\nregisters = 2\nthreads = 32\noccupancy = 1\n";
+        let text = "[\"k_*\"]\nkind = \"rows\"\nregisters = 1\nthreads = 32\noccupancy = 1\n[k_a]\nkind = \"rows\"\nregisters = 2\nthreads = 32\noccupancy = 1\n";
         let rules = parse(text).unwrap();
         assert_eq!(of_kernel(&rules, "k_a")[0].1.registers, 2);
         assert_eq!(of_kernel(&rules, "k_b")[0].0, "k_*");
         assert!(of_kernel(&rules, "other").is_empty());
-        assert!(parse("[k]\nregisters = 1\nthreads = 32\noccupancy = 1\nregister = 2").is_err());
+        assert!(
+            parse("[k]\nkind = \"rows\"\nregisters = 1\nthreads = 32\noccupancy = 1\nregister = 2").is_err()
+        );
     }
 
     #[test]

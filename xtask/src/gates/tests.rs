@@ -58,7 +58,7 @@ fn spills_local_arrays_and_ignored_register_requests_are_caught() {
     let (_root, toolchain, compiled) = compiled(LOCAL);
     let (kernels, mut problems) = read(&toolchain, &compiled).unwrap();
     assert_eq!(kernels.len(), 3);
-    let lenient = "[\"*\"]\nregisters = 255\nthreads = 1024\noccupancy = 1\n";
+    let lenient = "[\"*\"]\nkind = \"attention\"\nregisters = 255\nthreads = 1024\noccupancy = 1\n";
     problems.extend(check(&kernels, &rules::parse(lenient).unwrap(), &profile()));
     let has = |kernel: &str, rule: &str| problems.iter().any(|p| p.kernel == kernel && p.rule == rule);
     for kernel in ["array", "spills"] {
@@ -79,7 +79,7 @@ fn a_sound_kernel_passes_and_each_rule_can_fail() {
     let (kernels, warnings) = read(&toolchain, &compiled).unwrap();
     assert_eq!((kernels.len(), warnings.len()), (1, 0));
     let found = |rules: &str| check(&kernels, &rules::parse(rules).unwrap(), &profile());
-    let sound = "[plain]\nregisters = 40\nthreads = 256\noccupancy = 6\nrequire = [\"LDG.128\", \"STG.128\"]\n\
+    let sound = "[plain]\nkind = \"rows\"\nregisters = 40\nthreads = 256\noccupancy = 6\nrequire = [\"LDG.128\", \"STG.128\"]\n\
                  forbid = [\"LDL\", \"BRX\"]\nmain_loop = { of = \"LDG\", require = [\"LDS.128\"], forbid = [\"MUFU\"] }\n";
     assert_eq!(found(sound), []);
     // One rule changed, one problem of that rule.
@@ -120,7 +120,8 @@ fn kernels_without_rules_and_rules_without_kernels_fail() {
         let problems = check(&kernels, &rules::parse(rules).unwrap(), &profile());
         problems.into_iter().map(|p| (p.kernel, p.rule, p.found)).collect::<Vec<_>>()
     };
-    let table = |name: &str| format!("[{name:?}]\nregisters = 128\nthreads = 512\noccupancy = 1\n");
+    let table =
+        |name: &str| format!("[{name:?}]\nkind = \"gemm\"\nregisters = 128\nthreads = 512\noccupancy = 1\n");
     let said = |kernel: &str, rule: &str, found: &str| (kernel.to_owned(), rule.to_owned(), found.to_owned());
     assert_eq!(found(""), [said("wide", "rules", "none, for 128 registers")]);
     assert_eq!(found(&table("wide")), []);
@@ -136,4 +137,23 @@ fn kernels_without_rules_and_rules_without_kernels_fail() {
     assert_eq!(problems[1], said("wide", "blocks on an SM", "0"));
     let broken = format!("{}cost = {{ shape = {{}}, bytes = \"rows\" }}\n", table("wide"));
     assert_eq!(found(&broken)[0].1, "cost");
+}
+
+#[test]
+fn registers_beyond_what_is_planned_need_a_reason() {
+    let usage = ptxas::Usage { name: "norm".into(), registers: 40, ..ptxas::Usage::default() };
+    let code = sass::Function { name: "norm".into(), code: Vec::new() };
+    let kernels = [Kernel { file: "cuda/x.cu".into(), usage, bounds: None, code }];
+    let found = |registers: u32, reason: &str| {
+        let text = format!(
+            "[norm]\nkind = \"rows\"\nregisters = {registers}\nthreads = 256\noccupancy = 1\n{reason}"
+        );
+        let problems = check(&kernels, &rules::parse(&text).unwrap(), &profile());
+        problems.into_iter().map(|p| (p.rule, p.found)).collect::<Vec<_>>()
+    };
+    assert_eq!(found(40, ""), []);
+    assert_eq!(found(41, ""), [("registers allowed".to_owned(), "41".to_owned())]);
+    assert_eq!(found(41, "reason = 'a row is held'"), []);
+    assert_eq!(found(41, "reason = ' '"), [("reason".to_owned(), "\" \"".to_owned())]);
+    assert_eq!(found(40, "reason = 'none'"), [("reason".to_owned(), "\"none\"".to_owned())]);
 }

@@ -6,6 +6,7 @@
 pub mod dequant;
 pub mod echo;
 pub mod elementwise;
+pub mod expert_bf16;
 pub mod expert_gemm;
 pub mod expert_gemv;
 pub mod gemm;
@@ -16,4 +17,3 @@ pub mod rope;
 pub mod route;
 pub mod sample;
 pub mod watch;
-pub mod expert_bf16;
