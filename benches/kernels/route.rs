@@ -14,7 +14,6 @@ pub fn benches(bench: &mut Bench) {
             let (logits, _) = random_tensor(gpu, random, tokens, 384, Precision::Full);
             let bias = gpu.upload(&random.normals(384), "bias").unwrap();
             let mut routing = CudaRouting::new(gpu, tokens, &moe).unwrap();
-            let moe = moe.clone();
             Box::new(move |gpu| route::route(gpu, &logits, bias.all(), &moe, &mut routing))
         });
     }

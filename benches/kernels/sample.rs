@@ -1,5 +1,6 @@
 use abruzzi::device::Precision;
-use abruzzi::device::cuda::kernels::sample::{self, NO_FAULT, SampleSettings};
+use abruzzi::device::SampleSettings;
+use abruzzi::device::cuda::kernels::sample::{self, NO_FAULT};
 
 use crate::case::{Bench, Work};
 use crate::harness::random_tensor;
