@@ -39,3 +39,36 @@ fn without_being_asked_nothing_is_emulated() {
     assert!(out.status.success());
     assert!(!String::from_utf8_lossy(&out.stderr).contains("emulated"));
 }
+
+fn abruzzi(arguments: &[&str], emulate: bool) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_abruzzi"));
+    command.args(arguments).env_remove("ABRUZZI_EMULATE").env("CUDA_EMULATOR_CHECKS", "off");
+    if emulate {
+        command.env("ABRUZZI_EMULATE", "1");
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn generate_writes_the_cpus_text_and_says_that_times_are_modelled() {
+    let generate = |device, emulate| {
+        let arguments = ["generate", "--device", device, "-p", "In the beginning", "-n", "16", "--temp", "0"];
+        let out = abruzzi(&arguments, emulate);
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{stderr}");
+        (String::from_utf8(out.stdout).unwrap(), stderr)
+    };
+    let (cpu, _) = generate("cpu", false);
+    let (cuda, stderr) = generate("cuda", true);
+    assert_eq!(cuda, cpu);
+    assert!(stderr.contains("emulated GPU") && stderr.contains("modelled"), "{stderr}");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_that_says_what_to_do() {
+    let out = abruzzi(&["generate", "--device", "cuda:7", "-p", "x"], true);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    assert!(out.stdout.is_empty());
+    assert!(stderr.contains("GPU 7 is not supported: this machine has 1, numbered from 0"), "{stderr}");
+}
