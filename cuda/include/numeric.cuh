@@ -16,7 +16,7 @@ __device__ __forceinline__ float2 unpack_bf16x2(uint32_t packed) {
 __device__ __forceinline__ float bf16_to_float(uint16_t bits) { return __uint_as_float(uint32_t{bits} << 16); }
 __device__ __forceinline__ uint16_t float_to_bf16(float v) { return __bfloat16_as_ushort(__float2bfloat16_rn(v)); }
 
-/// silu(z) = z / (1 + e^-z); NaN stays NaN, −∞ gives −0.
+/// silu(z) = z / (1 + e^-z); NaN stays NaN, −∞ gives NaN (−∞ / ∞).
 __device__ __forceinline__ float silu(float z) { return z / (1.0f + __expf(-z)); }
 
 __device__ __forceinline__ bool is_finite(float v) { return (__float_as_uint(v) & 0x7f800000u) != 0x7f800000u; }
