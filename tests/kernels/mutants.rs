@@ -126,8 +126,9 @@ fn cases() -> Vec<(&'static str, u32, &'static str, &'static str)> {
 
 #[test]
 fn every_mutant_is_caught_and_the_healthy_kernels_are_not() {
-    if super::harness::real() {
-        // A real GPU need not punish these faults; that is what the emulator is for.
+    if super::harness::real() || super::harness::quick() {
+        // A real GPU need not punish these faults; that is what the emulator is for. And where the tests were carried
+        // there are no sources to compile.
         return;
     }
     let cases = cases();
