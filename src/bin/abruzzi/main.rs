@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         .init();
     #[cfg(feature = "cuda")]
     match abruzzi::device::cuda::emulate_if_asked() {
-        Ok(true) => eprintln!("emulated GPU: kernels run on the CPU, and every time they take is modelled"),
+        Ok(true) => eprintln!("emulated GPU: kernels run on the CPU, at its pace; times the driver reports are modelled"),
         Ok(false) => {}
         Err(e) => {
             eprintln!("error: {e}");
