@@ -164,7 +164,10 @@ fn an_empty_prompt_starts_from_the_begin_token() {
 
 #[test]
 fn a_closed_stdout_ends_it_quietly() {
-    for args in [&["generate", "-p", PROMPT, "-n", "4000", "--ignore-eos"][..], &["completions", "bash"]] {
+    for args in [
+        &["generate", "--device", "cpu", "-p", PROMPT, "-n", "4000", "--ignore-eos"][..],
+        &["completions", "bash"],
+    ] {
         let mut child = abruzzi(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut first = [0];
         child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
@@ -177,7 +180,7 @@ fn a_closed_stdout_ends_it_quietly() {
 
 #[test]
 fn an_interrupt_ends_a_generation_with_130_and_keeps_the_text() {
-    let args = ["generate", "-p", PROMPT, "-n", "100000", "--ignore-eos", "--seed", "1"];
+    let args = ["generate", "--device", "cpu", "-p", PROMPT, "-n", "100000", "--ignore-eos", "--seed", "1"];
     let mut child = abruzzi(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut begun = vec![0; PROMPT.len() + 20];
     child.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();

@@ -22,7 +22,7 @@ const MUTANTS: &[(&str, u32, &str, &str)] = &[
     ("elementwise", 2, "last rank forgotten", "elementwise::combine"),
     ("watch", 1, "names the vector, not the element", "watch::names_the_first_of_any_kind"),
     ("watch", 2, "plain store instead of minimum", "watch::the_first_site_stays"),
-    ("sample", 1, "64-bit carry lost", "sample::draws_what_the_sampler_draws"),
+    ("sample", 1, "64-bit carry lost", "sample::draws_from_a_whole_vocabulary"),
     ("sample", 2, "barrier before the scan dropped", "sample::draws_what_the_sampler_draws"),
     ("dequant", 1, "maximum of a group skips a step", "dequant::activations_to_fp8"),
     ("dequant", 2, "NaN counted as saturated", "dequant::fp8_weights_to_fp16_saturate_and_say_so"),
@@ -40,7 +40,6 @@ const MUTANTS: &[(&str, u32, &str, &str)] = &[
         "expert_gemm::linear_of_any_shape",
     ),
     ("expert_gemm", 3, "no promotion", "expert_gemm::blocks_are_added_in_f32"),
-    ("expert_gemm", 4, "stage released before the wgmma wait", "expert_gemm::experts_of_true_width"),
     (
         "expert_gemm",
         5,

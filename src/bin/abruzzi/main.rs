@@ -29,7 +29,9 @@ fn main() -> ExitCode {
         .init();
     #[cfg(feature = "cuda")]
     match abruzzi::device::cuda::emulate_if_asked() {
-        Ok(true) => eprintln!("emulated GPU: kernels run on the CPU, at its pace; times the driver reports are modelled"),
+        Ok(true) => eprintln!(
+            "emulated GPU: kernels run on the CPU, at its pace; times the driver reports are modelled"
+        ),
         Ok(false) => {}
         Err(e) => {
             eprintln!("error: {e}");
