@@ -261,10 +261,15 @@ __device__ __forceinline__ void multiply(const ExpertGemmParams& p, const Tile& 
         wgmma::Fp8<kBlock>::multiply(product, x + step * (kStep / 16), weight + step * (kStep / 16),
                                      ABRUZZI_MUTANT == 3 || step > 0);
       wgmma::commit();
+#if ABRUZZI_MUTANT == 4
+      if (i + 1 == boxes && lane == 0) ring.release();
+#endif
       wgmma::wait<ABRUZZI_MUTANT == 7 ? 1 : 0>();
       wgmma::pin(product);
+#if ABRUZZI_MUTANT != 4
       // The stage is read: scales are in registers, products done. One arrival a warp.
       if (i + 1 == boxes && lane == 0) ring.release();
+#endif
       const float low_scale = low * scale[i], high_scale = high * scale[i];
 #pragma unroll
       for (int j = 0; j < kSums; j += 4) {

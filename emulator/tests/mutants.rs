@@ -18,7 +18,7 @@ const SEEDS: u64 = 5;
 
 /// What each mutant is to be caught by: its finding's kind, or a wrong result (`None`).
 #[rustfmt::skip]
-const MUTANTS: [(&str, &str, &[Option<Kind>]); 33] = [
+const MUTANTS: [(&str, &str, &[Option<Kind>]); 34] = [
     ("reduce_1", "reads one element too far", &[Some(Kind::OutOfBounds)]),
     ("reduce_2", "misaligned load", &[Some(Kind::Misaligned)]),
     ("reduce_3", "shared memory nobody wrote", &[Some(Kind::Uninitialised)]),
@@ -52,6 +52,7 @@ const MUTANTS: [(&str, &str, &[Option<Kind>]); 33] = [
     ("gemm_15", "stages never given back", &[Some(Kind::Deadlock)]),
     ("gemm_16", "tile stored before it is written", &[Some(Kind::SharedRace), Some(Kind::Uninitialised)]),
     ("gemm_17", "block ends before its store", &[Some(Kind::ExitInFlight)]),
+    ("gemm_18", "stage given back right before the wait for its reader", &[Some(Kind::SharedRace)]),
 ];
 
 /// Allocates a kernel's arguments anew; returns its parameters and the output's address.

@@ -40,6 +40,7 @@ const MUTANTS: &[(&str, u32, &str, &str)] = &[
         "expert_gemm::linear_of_any_shape",
     ),
     ("expert_gemm", 3, "no promotion", "expert_gemm::blocks_are_added_in_f32"),
+    ("expert_gemm", 4, "stage released before the wgmma wait", "expert_gemm::linear_of_true_depth"),
     (
         "expert_gemm",
         5,

@@ -2,7 +2,7 @@
 
 use super::access::refusal;
 use super::op::{Ctx, Op};
-use super::race::ASYNC;
+use super::race::{ASYNC, Clock};
 use super::shared::{Refusal, Who};
 use super::tensor_ops::chunk;
 use crate::check::Kind;
@@ -87,9 +87,10 @@ impl Matrix {
         self.descriptor.address(Major::Mn, self.element.size() as u32, self.first + row, k)
     }
 
-    /// Checks all reads of the matrix in the name of the warp's asynchronous agent; without checks, only that they are
+    /// Checks all reads of the matrix in the name of the warp's asynchronous agent, at its time and with the warp's knowledge
+    /// at issue; without checks, only that they are
     /// inside shared memory. `None` after a finding.
-    pub fn note(&self, ctx: &mut Ctx<'_>, op: &Op) -> Option<()> {
+    pub fn note(&self, ctx: &mut Ctx<'_>, op: &Op, issued: &Clock) -> Option<()> {
         // Spans of one length: whole rows where their chunks lie side by side, chunks otherwise.
         let mut spans = [0u32; MOST * 2];
         let (mut count, mut len) = (0, 16);
@@ -127,7 +128,7 @@ impl Matrix {
         let block = &mut *ctx.block;
         let result = if ctx.grid.settings.checks {
             let agent = ASYNC + ctx.warp.id as usize;
-            block.shared.note_reads(Who { agent, clock: &ctx.warp.clock, line: op.line }, spans, len)
+            block.shared.note_reads(Who { agent, clock: issued, line: op.line }, spans, len)
         } else {
             let outside = spans.iter().find(|at| !block.shared.contains(**at, len));
             outside.map_or(Ok(()), |at| Err((*at, Refusal::OutOfBounds)))

@@ -30,11 +30,6 @@ impl Clock {
         }
     }
 
-    /// Takes over what another clock knows of one agent.
-    pub fn join_agent(&mut self, other: &Clock, agent: usize) {
-        self.0[agent] = self.0[agent].max(other.0[agent]);
-    }
-
     /// The time of one agent.
     #[inline(always)]
     pub fn of(&self, agent: usize) -> u32 {

@@ -21,17 +21,20 @@ pub(super) struct Group {
 #[repr(C, align(128))]
 pub(super) struct Cell([u32; 32]);
 
-/// An issued wgmma that has not been executed yet, or a commit mark.
+/// A wgmma that has not been waited for, or a commit mark.
 #[derive(Debug, Clone)]
 pub(super) enum Wgmma {
-    /// Operation, descriptors, and A if it came from registers.
+    /// Not executed yet: operation, descriptors, A if it came from registers, and what the warp knew at issue.
     Issued {
         pc: u32,
         a: u64,
         b: u64,
         scale_d: bool,
         rows: Vec<[u8; 32]>,
+        stamp: Clock,
     },
+    /// Executed, at this time of the warp's asynchronous agent. Nobody may rely on it before the wait.
+    Executed(u32),
     Commit,
 }
 

@@ -6,7 +6,7 @@
 use super::barrier::converged;
 use super::matrix::Matrix;
 use super::op::{Ctx, Op};
-use super::race::ASYNC;
+use super::race::{ASYNC, Clock};
 use super::tensor_ops::{a_rows, count_flops, element_of};
 use super::warp::Wgmma;
 use crate::check::Kind;
@@ -56,8 +56,9 @@ pub(super) unsafe fn issue(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
         // A in registers is taken when issued; its registers may be given to others afterwards.
         rows = a_rows(ctx, &op.list[op.writes as usize..], element_of(op.aux)).to_vec();
     }
+    // The warp learns of this time at the wait alone: what it gives away before, an mbarrier's arrival say, does not
+    // include that the matrices have been read.
     let stamp = ctx.block.pending.stamp(ctx.warp.id, &ctx.warp.clock);
-    ctx.warp.clock.join_agent(&stamp, ASYNC + ctx.warp.id as usize);
     let timing = ctx.grid.settings.schedule.wgmma;
     let now = match timing {
         Timing::Eager => true,
@@ -65,9 +66,10 @@ pub(super) unsafe fn issue(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
         Timing::Random => ctx.block.random.below(2) == 0 && !ctx.warp.wgmma.iter().any(|w| w.is_issued()),
     };
     if now {
-        execute(ctx, op, a[0], b[0], scale_d, &rows);
+        execute(ctx, op, a[0], b[0], scale_d, &rows, &stamp);
+        ctx.warp.wgmma.push(Wgmma::Executed(stamp.of(ASYNC + ctx.warp.id as usize)));
     } else {
-        let issued = Wgmma::Issued { pc: ctx.pc, a: a[0], b: b[0], scale_d, rows };
+        let issued = Wgmma::Issued { pc: ctx.pc, a: a[0], b: b[0], scale_d, rows, stamp };
         ctx.warp.wgmma.push(issued);
     }
     if ctx.grid.settings.checks {
@@ -94,25 +96,39 @@ pub(super) unsafe fn wait(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
     if !converged(ctx, op, active, u32::MAX) {
         return;
     }
-    let groups = ctx.warp.wgmma.iter().filter(|w| !w.is_issued()).count();
+    let agent = ASYNC + ctx.warp.id as usize;
+    let groups = ctx.warp.wgmma.iter().filter(|w| matches!(w, Wgmma::Commit)).count();
     let mut left = groups.saturating_sub(op.imm as usize);
-    while left > 0 && !ctx.warp.wgmma.is_empty() {
-        match ctx.warp.wgmma.remove(0) {
-            Wgmma::Commit => left -= 1,
-            Wgmma::Issued { pc, a, b, scale_d, rows } => {
-                let program = ctx.grid.program;
-                execute(ctx, &program.code[pc as usize], a, b, scale_d, &rows);
-                if ctx.fault.is_some() {
-                    return;
-                }
-            }
+    let mut queue = std::mem::take(&mut ctx.warp.wgmma);
+    let mut taken = 0;
+    for wgmma in &queue {
+        if left == 0 || ctx.fault.is_some() {
+            break;
         }
+        let time = match wgmma {
+            Wgmma::Commit => {
+                left -= 1;
+                None
+            }
+            Wgmma::Executed(time) => Some(*time),
+            Wgmma::Issued { pc, a, b, scale_d, rows, stamp } => {
+                let program = ctx.grid.program;
+                execute(ctx, &program.code[*pc as usize], *a, *b, *scale_d, rows, stamp);
+                Some(stamp.of(agent))
+            }
+        };
+        if let Some(time) = time {
+            ctx.warp.clock.set(agent, time.max(ctx.warp.clock.of(agent)));
+        }
+        taken += 1;
     }
+    queue.drain(..taken);
+    ctx.warp.wgmma = queue;
     ctx.warp.owned.wait(op.imm as usize);
 }
 
-/// The warp's 16 rows of a wgmma.
-fn execute(ctx: &mut Ctx<'_>, op: &Op, a: u64, b: u64, scale_d: bool, registers: &[[u8; 32]]) {
+/// The warp's 16 rows of a wgmma that was issued with this stamp.
+fn execute(ctx: &mut Ctx<'_>, op: &Op, a: u64, b: u64, scale_d: bool, registers: &[[u8; 32]], stamp: &Clock) {
     let (element, depth, half) = (element_of(op.aux), (op.aux >> 8 & 0xff) as usize, op.aux >> 16 & 1 == 1);
     let columns = (op.imm & 0xffff) as usize;
     let bit = |at: u32| op.imm >> at & 1 == 1;
@@ -132,7 +148,7 @@ fn execute(ctx: &mut Ctx<'_>, op: &Op, a: u64, b: u64, scale_d: bool, registers:
         let first = ctx.warp.id % 4 * 16;
         let major = if bit(18) { Major::Mn } else { Major::K };
         let matrix = Matrix { descriptor: Descriptor::decode(a), major, element, first, count: 16 };
-        if matrix.note(ctx, op).is_none() {
+        if matrix.note(ctx, op, stamp).is_none() {
             return;
         }
         if major == Major::K {
@@ -157,7 +173,7 @@ fn execute(ctx: &mut Ctx<'_>, op: &Op, a: u64, b: u64, scale_d: bool, registers:
     let mut panels = std::mem::take(&mut ctx.block.panels);
     let kept = panels.find(ctx.block.shared.version(), key);
     // All warps decode the same, but each reads the matrix for itself, which is what the checks go by.
-    if (kept.is_none() || ctx.grid.settings.checks) && matrix.note(ctx, op).is_none() {
+    if (kept.is_none() || ctx.grid.settings.checks) && matrix.note(ctx, op, stamp).is_none() {
         return;
     }
     let at = kept.unwrap_or_else(|| {
