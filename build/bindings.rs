@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use crate::toolchain::Toolchain;
+use crate::toolchain::{Toolchain, system_libclang};
 
 /// Set to 1 by `cargo xtask bindings`: write the file instead of comparing.
 pub const WRITE: &str = "ABRUZZI_WRITE_BINDINGS";
@@ -58,19 +58,6 @@ fn generate(root: &Path, libclang: &Path, host_compiler: &Path) -> io::Result<St
         .generate()
         .map_err(|e| io::Error::other(format!("bindgen {}: {e}", header.display())))?;
     Ok(format!(
-        "// Made from cuda/include/params.h by `cargo xtask bindings`; not to be edited.\n\n{bindings}"
+        "// Made from cuda/include/params.h by `cargo xtask bindings`; not to be edited. One file, as the header is one.\n\n{bindings}"
     ))
-}
-
-/// Where distributions put it: bindgen's own search finds it there, so any hint that it exists is enough.
-fn system_libclang() -> Option<std::path::PathBuf> {
-    let mut llvm: Vec<std::path::PathBuf> = fs::read_dir("/usr/lib")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path().join("lib"))
-        .filter(|lib| lib.join("libclang.so").is_file())
-        .collect();
-    llvm.sort();
-    llvm.pop()
 }

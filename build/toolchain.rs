@@ -21,6 +21,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -195,4 +196,22 @@ fn on_path(name: &OsStr, environment: &Environment) -> Option<PathBuf> {
         return None;
     }
     env::split_paths(environment.path.as_ref()?).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// libclang where Linux distributions put it; of several LLVM releases the newest.
+pub fn system_libclang() -> Option<PathBuf> {
+    let mut llvm: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let release = entry.file_name().to_str()?.strip_prefix("llvm-")?.parse().ok()?;
+            Some((release, entry.path().join("lib")))
+        })
+        .collect();
+    llvm.sort();
+    let folders = llvm.into_iter().rev().map(|(_, folder)| folder);
+    folders
+        .chain(["/usr/lib64", "/usr/lib"].map(PathBuf::from))
+        .find(|folder| folder.join("libclang.so").is_file())
 }

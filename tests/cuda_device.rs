@@ -157,3 +157,18 @@ fn greedy_tokens_are_the_cpus() {
     };
     assert_eq!(tokens(DeviceChoice::Cuda(0)), tokens(DeviceChoice::Cpu));
 }
+
+#[test]
+fn models_without_kernels_are_refused_by_field() {
+    emulator::install();
+    let device = CudaDevice::new(Gpu::open(0).unwrap());
+    let config = Checkpoint::open(checkpoint("k2-bf16")).unwrap().config().clone();
+    device.supports(&config.attention, &config.moe).unwrap();
+    let (mut attention, mut moe) = (config.attention.clone(), config.moe);
+    attention.kv_lora_rank = 256;
+    moe.num_experts = 513;
+    let attention = device.supports(&attention, &config.moe).unwrap_err().to_string();
+    assert!(attention.contains("kv_lora_rank 256"), "{attention}");
+    let moe = device.supports(&config.attention, &moe).unwrap_err().to_string();
+    assert!(moe.contains("n_routed_experts = 513"), "{moe}");
+}

@@ -109,6 +109,14 @@ pub trait Device: Send + Sync + 'static {
     /// What computes and where the weights are, in words.
     fn placement(&self) -> String;
 
+    /// Refuses a model that the device has no kernels for; asked before its weights are read.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] naming the field of the configuration and what to do instead.
+    fn supports(&self, _attention: &AttentionConfig, _moe: &MoeConfig) -> Result<()> {
+        Ok(())
+    }
+
     /// Runs `work` where the device's operations are cheapest to issue (on its threads, in its context).
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 

@@ -239,8 +239,10 @@ impl EngineBuilder {
     /// [`Error::Cancelled`].
     pub fn load(self) -> Result<Engine> {
         let checkpoint = Checkpoint::open(&self.path)?;
-        // Before the weights are read: a device that is not there should not cost minutes to find out.
+        // Before the weights are read: a device that is not there, or cannot run the model, should not cost minutes to
+        // find out.
         let device = Chosen::new(self.device, self.load.threads)?;
+        device.supports(checkpoint.config())?;
         let loaded = checkpoint.load(&self.load)?;
         let config = checkpoint.config().clone();
         let dir = checkpoint.dir().to_owned();
@@ -301,6 +303,14 @@ impl Chosen {
             },
             #[cfg(not(feature = "cuda"))]
             DeviceChoice::Auto => Ok(Chosen::Cpu(CpuDevice::new(threads)?, None)),
+        }
+    }
+
+    fn supports(&self, config: &ModelConfig) -> Result<()> {
+        match self {
+            Chosen::Cpu(device, _) => device.supports(&config.attention, &config.moe),
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(device) => device.supports(&config.attention, &config.moe),
         }
     }
 

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::toolchain::{Environment, FATBIN_FLAGS, Found, Toolchain};
+use crate::toolchain::{Environment, FATBIN_FLAGS, Found, Toolchain, system_libclang};
 
 /// A set of wheels and the folder under target/ they go to.
 struct Wheels {
@@ -92,24 +92,6 @@ fn target() -> PathBuf {
         }
         path
     })
-}
-
-/// libclang where Linux distributions put it; of several LLVM releases the newest.
-fn system_libclang() -> Option<PathBuf> {
-    let mut llvm: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let release = entry.file_name().to_str()?.strip_prefix("llvm-")?.parse().ok()?;
-            Some((release, entry.path().join("lib")))
-        })
-        .collect();
-    llvm.sort();
-    let folders = llvm.into_iter().rev().map(|(_, folder)| folder);
-    folders
-        .chain(["/usr/lib64", "/usr/lib"].map(PathBuf::from))
-        .find(|folder| folder.join("libclang.so").is_file())
 }
 
 impl Wheels {

@@ -31,7 +31,7 @@ pub(super) enum Wgmma {
         b: u64,
         scale_d: bool,
         rows: Vec<[u8; 32]>,
-        stamp: Clock,
+        stamp: Box<Clock>,
     },
     /// Executed, at this time of the warp's asynchronous agent. Nobody may rely on it before the wait.
     Executed(u32),

@@ -69,7 +69,7 @@ pub(super) unsafe fn issue(ctx: &mut Ctx<'_>, op: &Op, active: u32) {
         execute(ctx, op, a[0], b[0], scale_d, &rows, &stamp);
         ctx.warp.wgmma.push(Wgmma::Executed(stamp.of(ASYNC + ctx.warp.id as usize)));
     } else {
-        let issued = Wgmma::Issued { pc: ctx.pc, a: a[0], b: b[0], scale_d, rows, stamp };
+        let issued = Wgmma::Issued { pc: ctx.pc, a: a[0], b: b[0], scale_d, rows, stamp: Box::new(stamp) };
         ctx.warp.wgmma.push(issued);
     }
     if ctx.grid.settings.checks {

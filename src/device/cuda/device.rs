@@ -14,7 +14,7 @@ use super::kernels::expert_gemv::{self, ExpertGemvScratch};
 use super::kernels::mla::{self, MlaScratch};
 use super::kernels::{elementwise, gemm, gemv, norm, rope, route, sample, watch};
 use super::memory::Buffer;
-use super::routing::NO_FAULT;
+use super::routing::{NO_FAULT, fault_of};
 use super::{CudaKvCache, CudaMatrix, CudaRouting, CudaTensor, ExpertPool};
 use crate::checkpoint::ExpertRecords;
 use crate::checkpoint::region::HostMatrix;
@@ -60,6 +60,8 @@ struct Scratch {
     expert_gemv: Option<ExpertGemvScratch>,
     mla: MlaScratch,
     draw: Option<DrawScratch>,
+    /// Of all layers' routings.
+    faults: Option<Buffer<u64>>,
 }
 
 /// What a draw takes and leaves.
@@ -165,6 +167,11 @@ impl Device for CudaDevice {
         format!("{}; all experts in its memory", self.gpu.name())
     }
 
+    fn supports(&self, attention: &AttentionConfig, moe: &MoeConfig) -> Result<()> {
+        mla::check_widths(attention)?;
+        route::check_widths(moe)
+    }
+
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
     }
@@ -212,13 +219,17 @@ impl Device for CudaDevice {
     }
 
     fn routing_fault(&self, layers: &[Option<CudaRouting>]) -> Result<Option<(usize, RoutingFault)>> {
-        for (layer, routing) in layers.iter().enumerate() {
-            let Some(routing) = routing else { continue };
-            if let Some(fault) = routing.fault()? {
-                return Ok(Some((layer, fault)));
-            }
+        // Gathered on the device, so that the host waits once and not once a layer.
+        let mut scratch = self.scratch();
+        let fits = |b: &mut Buffer<u64>| b.len() >= layers.len();
+        let words = fit(&mut scratch.faults, fits, || self.gpu.alloc(layers.len(), "routing faults"))?;
+        let routed = || layers.iter().enumerate().filter_map(|(layer, r)| Some((layer, r.as_ref()?)));
+        for (at, (_, routing)) in routed().enumerate() {
+            words.slice_mut(at..=at).copy_from(&self.gpu, routing.fault.all())?;
         }
-        Ok(None)
+        let found = words.slice(..routed().count()).download(&self.gpu)?;
+        let first = routed().zip(found).find_map(|((layer, _), word)| Some((layer, fault_of(word)?)));
+        Ok(first)
     }
 
     fn guard(&self) -> Result<CudaGuard> {

@@ -247,6 +247,24 @@ impl<T: Pod> SliceMut<'_, T> {
             .map_err(failed("cuMemcpyHtoDAsync"))
     }
 
+    /// Copies device memory of the same length into it.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn copy_from(&mut self, gpu: &Gpu, other: Slice<'_, T>) -> Result<()> {
+        assert_eq!(other.len(), self.len, "elements to copy");
+        gpu.bind()?;
+        // SAFETY: both parts are as long as that; this is the only reference to the target, and the stream orders the copy
+        // before whatever frees the source.
+        unsafe {
+            result::memcpy_dtod_async(self.address, other.address(), self.len * size_of::<T>(), gpu.stream())
+        }
+        .map_err(failed("cuMemcpyDtoDAsync"))
+    }
+
     /// Fills it with zero bytes.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-// Made from cuda/include/params.h by `cargo xtask bindings`; not to be edited.
+// Made from cuda/include/params.h by `cargo xtask bindings`; not to be edited. One file, as the header is one.
 
 /// A CUtensorMap, opaque; TMA wants it on 64 bytes.
 #[repr(C)]

@@ -6,6 +6,12 @@ use crate::config::MoeConfig;
 use crate::device::{Routing, RoutingFault};
 use crate::error::Result;
 
+/// What a fault word says.
+pub(super) fn fault_of(word: u64) -> Option<RoutingFault> {
+    let fault = RoutingFault { token: (word >> 32) as usize, candidates: word as u32 as usize };
+    (word != NO_FAULT).then_some(fault)
+}
+
 /// The experts of a batch of tokens, and the (token, rank) pairs sorted by expert; the device's [`Routing`].
 pub struct CudaRouting {
     /// [tokens, top_k], best first.
@@ -102,16 +108,6 @@ impl CudaRouting {
         self.positions.slice(..self.pairs())
     }
 
-    /// The first row whose scores could not fill its top-k.
-    ///
-    /// # Errors
-    /// [`crate::Error::Cuda`], also for what failed before.
-    pub fn fault(&self) -> Result<Option<RoutingFault>> {
-        let word = self.fault.download()?[0];
-        let fault = RoutingFault { token: (word >> 32) as usize, candidates: word as u32 as usize };
-        Ok((word != NO_FAULT).then_some(fault))
-    }
-
     /// Takes a routing made on the host.
     ///
     /// # Errors
@@ -138,7 +134,7 @@ impl CudaRouting {
     /// [`crate::Error::Cuda`], also for what failed before.
     pub fn download(&self, gpu: &Gpu) -> Result<Routing> {
         let pairs = self.pairs();
-        let fault = self.fault()?;
+        let fault = fault_of(self.fault.download()?[0]);
         Ok(Routing::from_parts(
             self.top_k,
             self.ids.slice(..pairs).download(gpu)?,

@@ -108,7 +108,10 @@ fn by_format<const N: usize>(
 }
 
 /// Refuses heads that the kernels are not made for.
-fn check_widths(attention: &AttentionConfig) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Unsupported`] naming the fields of the configuration.
+pub fn check_widths(attention: &AttentionConfig) -> Result<()> {
     let &AttentionConfig { kv_lora_rank, rope_head_dim, nope_head_dim, v_head_dim, .. } = attention;
     if !WIDTHS.contains(&(kv_lora_rank, rope_head_dim)) {
         return Err(Error::Unsupported {

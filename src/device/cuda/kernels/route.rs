@@ -91,6 +91,14 @@ pub fn route(
     unsafe { gpu.launch(kernel, launch, &params) }
 }
 
+/// Refuses routers that no kernel is made for.
+///
+/// # Errors
+/// [`Error::Unsupported`] naming the field of the configuration.
+pub fn check_widths(moe: &MoeConfig) -> Result<()> {
+    kernel_for(moe).map(|_| ())
+}
+
 fn kernel_for(moe: &MoeConfig) -> Result<Kernel> {
     let refuse = |what: String, most: usize| {
         Err(Error::Unsupported { what, instead: format!("the GPU router takes {most}; use `--device cpu`") })
