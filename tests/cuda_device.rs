@@ -164,7 +164,7 @@ fn models_without_kernels_are_refused_by_field() {
     let device = CudaDevice::new(Gpu::open(0).unwrap());
     let config = Checkpoint::open(checkpoint("k2-bf16")).unwrap().config().clone();
     device.supports(&config.attention, &config.moe).unwrap();
-    let (mut attention, mut moe) = (config.attention.clone(), config.moe);
+    let (mut attention, mut moe) = (config.attention, config.moe);
     attention.kv_lora_rank = 256;
     moe.num_experts = 513;
     let attention = device.supports(&attention, &config.moe).unwrap_err().to_string();
