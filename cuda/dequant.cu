@@ -28,10 +28,6 @@
 #include "exchange.cuh"
 #include "numeric.cuh"
 
-#ifndef ABRUZZI_MUTANT
-#define ABRUZZI_MUTANT 0
-#endif
-
 namespace {
 
 constexpr int kThreads = 256;
@@ -45,8 +41,6 @@ constexpr int kVector = 8;
 /// Rows of a warp, and the lanes of each.
 constexpr int kQuad = 4;
 constexpr int kRowLanes = 32 / kQuad;
-/// The least maximum: its scale is the smallest normal number.
-constexpr float kLeastMax = 448.0f * 1.17549435e-38f;
 
 struct Vector {
   float v[kVector];

@@ -22,10 +22,6 @@
 #include "pipeline.cuh"
 #include "wgmma.cuh"
 
-#ifndef ABRUZZI_MUTANT
-#define ABRUZZI_MUTANT 0
-#endif
-
 namespace {
 
 constexpr int kThreads = EXPERT_GEMM_THREADS;
@@ -42,8 +38,6 @@ constexpr int kStep = 32;
 constexpr int kSums = kGroupRows * kBlock / 128;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr uint32_t kNan = 0x7fffffffu;
-/// The least maximum of a group of 128: its scale is the smallest normal number.
-constexpr float kLeastMax = 448.0f * 1.17549435e-38f;
 
 static_assert(kBlock == kScaleBlock, "one scale a box");
 static_assert(kTile == kMathGroups * kGroupRows, "rows of a tile");

@@ -27,10 +27,6 @@
 #include "numeric.cuh"
 #include "wgmma.cuh"
 
-#ifndef ABRUZZI_MUTANT
-#define ABRUZZI_MUTANT 0
-#endif
-
 namespace {
 
 constexpr int kThreads = GEMM_THREADS;

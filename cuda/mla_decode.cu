@@ -8,10 +8,6 @@
 //   project  out[t, h] = V_h·mixed[t, h]
 #include "attention.cuh"
 
-#ifndef ABRUZZI_MUTANT
-#define ABRUZZI_MUTANT 0
-#endif
-
 namespace {
 
 using namespace attention;

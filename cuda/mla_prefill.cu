@@ -9,10 +9,6 @@
 
 #include "attention.cuh"
 
-#ifndef ABRUZZI_MUTANT
-#define ABRUZZI_MUTANT 0
-#endif
-
 namespace {
 
 using namespace attention;

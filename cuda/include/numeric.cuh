@@ -5,6 +5,8 @@
 
 /// The largest e4m3 value.
 constexpr float kFp8Max = 448.0f;
+/// The least maximum of a group of FP8 activations: its scale is the smallest normal number, and 1 / scale finite.
+constexpr float kLeastMax = kFp8Max * 1.17549435e-38f;
 /// A scale block of FP8 weights is this many rows by this many columns; a token group of FP8 activations this many columns.
 constexpr int kScaleBlock = 128;
 /// Columns of a row that share a scale in INT4 weights.
