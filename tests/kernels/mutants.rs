@@ -6,10 +6,11 @@
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with xtask, which uses all of it")]
 mod toolchain;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 
 use toolchain::{Environment, Found, Toolchain};
 
@@ -135,6 +136,7 @@ fn every_mutant_is_caught_and_the_healthy_kernels_are_not() {
         return;
     }
     let cases = cases();
+    let compiled = Compiled::default();
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -142,7 +144,7 @@ fn every_mutant_is_caught_and_the_healthy_kernels_are_not() {
             scope.spawn(|| {
                 while let Some(&(file, number, what, test)) = cases.get(next.fetch_add(1, Ordering::Relaxed))
                 {
-                    let ptx = ptx(file, number);
+                    let ptx = compiled.ptx(file, number);
                     let mut output = run(&ptx, file, test);
                     // Some faults show in some orders of blocks or for some inputs only, and both are drawn anew.
                     for _ in 1..MUTANT_RUNS {
@@ -176,21 +178,42 @@ fn run(ptx: &Path, file: &str, test: &str) -> Output {
         .unwrap()
 }
 
-/// The mutant's PTX.
-fn ptx(file: &str, number: u32) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let out = tempfile_dir().join(format!("{file}-{number}.ptx"));
-    let mut nvcc = TOOLCHAIN.nvcc_command();
-    nvcc.current_dir(root).args(["-std=c++17", "-arch=compute_90a", "-ptx", "-lineinfo", "-Icuda/include"]);
-    nvcc.arg(format!("-DABRUZZI_MUTANT={number}")).arg("-o").arg(&out).arg(format!("cuda/{file}.cu"));
-    let output = nvcc.output().unwrap();
-    assert!(output.status.success(), "{file} {number}: {}", String::from_utf8_lossy(&output.stderr));
-    out
+/// What was compiled, each mutant once: several tests run the same healthy kernel, and two compilers writing one file
+/// would leave neither's.
+struct Compiled {
+    folder: tempfile::TempDir,
+    files: Mutex<HashMap<(&'static str, u32), Arc<OnceLock<PathBuf>>>>,
 }
 
-fn tempfile_dir() -> &'static Path {
-    static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
-    DIR.path()
+impl Default for Compiled {
+    fn default() -> Compiled {
+        Compiled { folder: tempfile::tempdir().unwrap(), files: Mutex::default() }
+    }
+}
+
+impl Compiled {
+    /// The mutant's PTX; the first to ask compiles it.
+    fn ptx(&self, file: &'static str, number: u32) -> PathBuf {
+        let entry = self.files.lock().unwrap().entry((file, number)).or_default().clone();
+        entry.get_or_init(|| self.compile(file, number)).clone()
+    }
+
+    fn compile(&self, file: &str, number: u32) -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let out = self.folder.path().join(format!("{file}-{number}.ptx"));
+        let mut nvcc = TOOLCHAIN.nvcc_command();
+        nvcc.current_dir(root).args([
+            "-std=c++17",
+            "-arch=compute_90a",
+            "-ptx",
+            "-lineinfo",
+            "-Icuda/include",
+        ]);
+        nvcc.arg(format!("-DABRUZZI_MUTANT={number}")).arg("-o").arg(&out).arg(format!("cuda/{file}.cu"));
+        let output = nvcc.output().unwrap();
+        assert!(output.status.success(), "{file} {number}: {}", String::from_utf8_lossy(&output.stderr));
+        out
+    }
 }
 
 static TOOLCHAIN: LazyLock<Toolchain> = LazyLock::new(|| {
