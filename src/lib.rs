@@ -21,6 +21,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod experts;
 pub mod generate;
 pub mod model;
 pub mod quant;

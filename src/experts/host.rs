@@ -1,0 +1,1 @@
+//! The routed experts in host memory, and on disk below it.

@@ -1,0 +1,1 @@
+//! Where every byte goes: trunk, key/value cache, workspace, buffers, slots, under one budget.

@@ -1,0 +1,1 @@
+//! Bringing experts before they are asked for, on idle link time only.

@@ -1,0 +1,1 @@
+//! Replays a routing trace through the real policy, schedule and prefetch code on modelled hardware.

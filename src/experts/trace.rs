@@ -1,0 +1,1 @@
+//! Which experts a model's tokens went to, recorded and replayed.
