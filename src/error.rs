@@ -101,6 +101,22 @@ pub enum Error {
         reason: String,
     },
 
+    /// A routed expert could not be brought where it is needed. What was generated before it stands.
+    #[error("expert {expert} of layer {layer} ({tier}{}): {problem}",
+        slot.map(|s| format!(", slot {s}")).unwrap_or_default())]
+    Expert {
+        /// Layer, counted over all layers.
+        layer: usize,
+        /// Expert within the layer.
+        expert: usize,
+        /// Where it went wrong.
+        tier: Tier,
+        /// The slot of the tier, where one was involved.
+        slot: Option<u32>,
+        /// What went wrong and, where something helps, what to do.
+        problem: String,
+    },
+
     /// The request is well-formed but outside what this build does; the text says what to use instead.
     #[error("{what} is not supported: {instead}")]
     Unsupported {
@@ -125,6 +141,29 @@ impl Error {
     /// An argument outside its range; `problem` is a predicate ("is -1, expected 0 or more").
     pub(crate) fn argument(name: &'static str, problem: impl Into<String>) -> Error {
         Error::Argument { name, problem: problem.into() }
+    }
+}
+
+/// Where an expert's weights can lie, fastest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Tier {
+    /// A slot in the memory of the device that computes.
+    Device,
+    /// A record in host memory.
+    Host,
+    /// The checkpoint's files.
+    File,
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Tier::Device => "device memory",
+            Tier::Host => "host memory",
+            Tier::File => "file",
+        })
     }
 }
 

@@ -29,6 +29,15 @@ pub struct LoadedWeights {
     pub stats: LoadStats,
 }
 
+/// Everything but the routed experts, in host memory.
+#[derive(Debug)]
+pub struct LoadedTrunk {
+    /// The weights.
+    pub trunk: Weights<HostMatrix, HostVector>,
+    /// What loading cost.
+    pub stats: LoadStats,
+}
+
 /// What loading cost.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
@@ -52,17 +61,36 @@ impl Checkpoint {
     /// [`Error::OutOfMemory`] before anything is allocated, [`Error::Checkpoint`] with all damaged tensors,
     /// [`Error::Io`], [`Error::Cancelled`].
     pub fn load(&self, options: &LoadOptions) -> Result<LoadedWeights> {
+        self.read_in(options, true)
+    }
+
+    /// Reads everything but the routed experts into memory and checks that every value is finite. The experts are
+    /// then read one by one, with [`Checkpoint::read_expert`].
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub fn load_trunk(&self, options: &LoadOptions) -> Result<LoadedTrunk> {
+        let LoadedWeights { trunk, stats, .. } = self.read_in(options, false)?;
+        Ok(LoadedTrunk { trunk, stats })
+    }
+
+    /// Layout of the expert records of a layer; `None` for dense layers and beyond the last.
+    pub fn record_layout(&self, layer: usize) -> Option<RecordLayout> {
+        self.bound.experts.get(layer)?.first().map(record)
+    }
+
+    fn read_in(&self, options: &LoadOptions, with_experts: bool) -> Result<LoadedWeights> {
         let Bound { trunk, experts } = &self.bound;
         let mut end = 0;
         let placed: Weights<(Placed, &Source), &Located> =
             { trunk.map(&mut |m| (Placed::after(m.layout, &mut end), m), &mut |v| v) };
         let layouts: Vec<Option<RecordLayout>> =
-            experts.iter().map(|layer| layer.first().map(record)).collect();
+            experts.iter().map(|layer| layer.first().filter(|_| with_experts).map(record)).collect();
         let expert_bytes = |l: usize| layouts[l].as_ref().map_or(0, |r| r.size() * experts[l].len());
         let needed = end + (0..experts.len()).map(expert_bytes).sum::<usize>();
         let available = memory::available();
         if needed as u64 > available {
-            let what = "the model's weights".to_owned();
+            let what = if with_experts { "the model's weights" } else { "the model's trunk" }.to_owned();
             return Err(Error::OutOfMemory { what, needed: needed as u64, available });
         }
 
@@ -92,7 +120,8 @@ impl Checkpoint {
             carve(region, segments, &mut pieces);
         }
 
-        let run = Run::new(&self.catalogue, options, self.bytes);
+        let bytes = if with_experts { self.bytes } else { trunk_bytes(trunk) };
+        let run = Run::new(&self.catalogue, options, bytes);
         let pool = run.pool()?;
         let mut findings: Vec<Finding<'_>> = pool.install(|| {
             let bulk = pieces.into_par_iter().with_max_len(4).filter_map(|piece| run.read(piece).transpose());
@@ -126,9 +155,19 @@ impl Checkpoint {
                 Some(ExpertRecords::new(Arc::new(region?), layout?, experts.len()))
             })
             .collect();
-        let stats = LoadStats { bytes: self.bytes, seconds: run.begun.elapsed().as_secs_f64() };
+        let stats = LoadStats { bytes, seconds: run.begun.elapsed().as_secs_f64() };
         Ok(LoadedWeights { trunk, experts, stats })
     }
+}
+
+/// Bytes on disk of everything but the routed experts.
+fn trunk_bytes(trunk: &Weights<Source, Located>) -> u64 {
+    let (mut matrices, mut vectors) = (0, 0);
+    let len = |part: &Option<Located>| part.as_ref().map_or(0, |t| t.entry.len);
+    trunk.visit(&mut |m| matrices += m.weight.entry.len + len(&m.scale) + len(&m.shape), &mut |v| {
+        vectors += v.entry.len;
+    });
+    matrices + vectors
 }
 
 fn record(expert: &GatedMlp<Source>) -> RecordLayout {

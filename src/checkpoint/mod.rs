@@ -4,6 +4,7 @@
 //! reads; [`verify`] does both without keeping anything and lists all that is wrong.
 
 mod catalogue;
+mod expert;
 mod file;
 mod header;
 mod index;
@@ -21,12 +22,13 @@ pub mod weights;
 use std::path::{Path, PathBuf};
 
 pub use catalogue::INDEX_FILE;
+pub use expert::ReadBuffer;
 pub(crate) use file::{looks_like, open_regular};
 pub(crate) use header::MAX_TENSORS;
 pub use header::{Dtype, Entry, Header, parse_header};
 pub use index::{Index, parse_index};
 pub use inventory::{Amount, Inventory};
-pub use load::{HostVector, LoadStats, LoadedWeights};
+pub use load::{HostVector, LoadStats, LoadedTrunk, LoadedWeights};
 pub use manifest::SkippedTensors;
 pub use read::{LoadOptions, LoadProgress};
 pub use record::{ExpertRecords, Placed, RecordLayout};
@@ -47,6 +49,7 @@ pub struct Checkpoint {
     bound: Bound,
     skipped: SkippedTensors,
     bytes: u64,
+    direct: expert::DirectFiles,
 }
 
 /// A checkpoint as found, sound or not.
@@ -107,7 +110,7 @@ impl Checkpoint {
         match bound {
             Some(bound) if faults.is_empty() => {
                 let bytes = catalogue.tensors.values().map(|t| t.entry.len).sum();
-                Ok(Checkpoint { dir, config, catalogue, bound, skipped, bytes })
+                Ok(Checkpoint { dir, config, catalogue, bound, skipped, bytes, direct: Default::default() })
             }
             _ => Err(Error::Checkpoint { dir, faults: FaultList(faults) }),
         }

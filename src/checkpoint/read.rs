@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::catalogue::{Catalogue, Located};
+use super::catalogue::{Catalogue, Located, Shard};
 use super::file::Stamp;
 use super::header::Dtype;
 use crate::error::{Error, Fault, FaultKind, Result};
@@ -158,14 +158,7 @@ impl<'a> Run<'a> {
             let seconds = self.begun.elapsed().as_secs_f64();
             progress(LoadProgress { bytes_done: done, bytes_total: self.bytes_total, seconds });
         }
-        let check = Check::of(tensor.entry.dtype);
-        match check.non_finite(into) {
-            None => Ok(None),
-            Some((count, first)) => {
-                let first = first + at / check.element() as u64;
-                finding(FaultKind::NonFinite { count, first })
-            }
-        }
+        Ok(non_finite(tensor, at, into).map(|kind| Finding { tensor, kind }))
     }
 
     /// Checks INT4's recorded shape.
@@ -178,44 +171,63 @@ impl<'a> Run<'a> {
         if let Some(finding) = self.read(Piece { tensor, at: 0, into: &mut raw })? {
             return Ok(Some(finding));
         }
-        let found = raw.as_chunks().0.iter().map(|&w| i64::from(i32::from_le_bytes(w)));
-        if found.clone().eq(expected.iter().map(|&n| n as i64)) {
-            return Ok(None);
-        }
-        let found: Vec<i64> = found.collect();
-        let problem = format!("records the shape {found:?}, expected {expected:?}");
-        Ok(Some(Finding { tensor, kind: FaultKind::BadLayout(problem) }))
+        Ok(wrong_shape(raw, expected).map(|kind| Finding { tensor, kind }))
     }
 
     /// Faults for shards that are no longer what they were when they were opened.
     pub(super) fn changed_files(&self) -> impl Iterator<Item = Fault> {
-        let changed = |shard: &&super::catalogue::Shard| Stamp::of(&shard.file).ok() != Some(shard.stamp);
-        self.catalogue.shards.iter().filter(changed).map(|s| Fault::file(&s.name, FaultKind::Changed))
+        self.catalogue.shards.iter().filter_map(changed)
     }
 
     /// One fault a tensor and kind, in the order of names.
     pub(super) fn merge(&self, findings: Vec<Finding<'_>>) -> Vec<Fault> {
-        let mut faults: Vec<Fault> = Vec::new();
-        let mut findings = findings;
-        findings.sort_by(|a, b| a.tensor.entry.name.cmp(&b.tensor.entry.name));
-        for Finding { tensor, kind } in findings {
-            let file = &self.catalogue.shards[tensor.shard].name;
-            let fault = Fault::tensor(file, tensor.entry.name.clone(), kind);
-            if let Some(last) = faults.last_mut().filter(|l| l.tensor == fault.tensor) {
-                match (&mut last.kind, fault.kind) {
-                    (FaultKind::NonFinite { count, first }, FaultKind::NonFinite { count: c, first: f }) => {
-                        *count += c;
-                        *first = f.min(*first);
-                    }
-                    (kind, other) if *kind == other => {}
-                    (_, kind) => faults.push(Fault { kind, ..fault }),
-                }
-            } else {
-                faults.push(fault);
-            }
-        }
-        faults
+        merge(self.catalogue, findings)
     }
+}
+
+/// What is wrong with the values in a piece of a tensor that begins `at` bytes into it.
+pub(super) fn non_finite(tensor: &Located, at: u64, piece: &[u8]) -> Option<FaultKind> {
+    let check = Check::of(tensor.entry.dtype);
+    let (count, first) = check.non_finite(piece)?;
+    Some(FaultKind::NonFinite { count, first: first + at / check.element() as u64 })
+}
+
+/// What is wrong with INT4's recorded shape.
+pub(super) fn wrong_shape(raw: [u8; 8], expected: [usize; 2]) -> Option<FaultKind> {
+    let found = raw.as_chunks().0.iter().map(|&w| i64::from(i32::from_le_bytes(w)));
+    if found.clone().eq(expected.iter().map(|&n| n as i64)) {
+        return None;
+    }
+    let found: Vec<i64> = found.collect();
+    Some(FaultKind::BadLayout(format!("records the shape {found:?}, expected {expected:?}")))
+}
+
+/// The fault of a shard that is no longer what it was when it was opened.
+pub(super) fn changed(shard: &Shard) -> Option<Fault> {
+    (Stamp::of(&shard.file).ok() != Some(shard.stamp)).then(|| Fault::file(&shard.name, FaultKind::Changed))
+}
+
+/// One fault a tensor and kind, in the order of names.
+pub(super) fn merge(catalogue: &Catalogue, mut findings: Vec<Finding<'_>>) -> Vec<Fault> {
+    let mut faults: Vec<Fault> = Vec::new();
+    findings.sort_by(|a, b| a.tensor.entry.name.cmp(&b.tensor.entry.name));
+    for Finding { tensor, kind } in findings {
+        let file = &catalogue.shards[tensor.shard].name;
+        let fault = Fault::tensor(file, tensor.entry.name.clone(), kind);
+        if let Some(last) = faults.last_mut().filter(|l| l.tensor == fault.tensor) {
+            match (&mut last.kind, fault.kind) {
+                (FaultKind::NonFinite { count, first }, FaultKind::NonFinite { count: c, first: f }) => {
+                    *count += c;
+                    *first = f.min(*first);
+                }
+                (kind, other) if *kind == other => {}
+                (_, kind) => faults.push(Fault { kind, ..fault }),
+            }
+        } else {
+            faults.push(fault);
+        }
+    }
+    faults
 }
 
 fn read_exact_at(file: &File, into: &mut [u8], offset: u64) -> std::io::Result<()> {

@@ -4,6 +4,8 @@
 //! knows devices and records, not models: the forward pass asks it for the experts of a layer.
 
 pub mod cache;
+#[doc(hidden)]
+pub mod fault;
 pub mod host;
 pub mod plan;
 pub mod policy;

@@ -1,0 +1,202 @@
+//! Reading one expert at a time into place, around the system's file cache where the file system allows.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::OnceLock;
+
+use super::Checkpoint;
+use super::catalogue::{Located, Shard};
+use super::manifest::Source;
+use super::read::{CHUNK, Finding, changed, merge, non_finite, wrong_shape};
+use super::record::RecordLayout;
+use super::region::{HostRegion, RECORD_ALIGN};
+use crate::error::{Error, FaultKind, FaultList, Result};
+
+/// What direct reads want offsets, lengths and addresses to be multiples of: a page suffices for every file system
+/// that has them.
+const DIRECT_ALIGN: usize = RECORD_ALIGN;
+
+/// An aligned buffer that direct reads pass through, one a reading thread: tensors lie at offsets that are not aligned.
+#[derive(Debug)]
+pub struct ReadBuffer(HostRegion);
+
+impl ReadBuffer {
+    /// Bytes it takes.
+    pub const BYTES: usize = CHUNK + 2 * DIRECT_ALIGN;
+
+    /// Allocates one.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn new() -> Result<ReadBuffer> {
+        HostRegion::new(ReadBuffer::BYTES, "a read buffer").map(ReadBuffer)
+    }
+}
+
+/// The shards opened a second time for reads around the file cache, or why there are none. Found out once.
+#[derive(Debug, Default)]
+pub(super) struct DirectFiles(OnceLock<Result<Vec<File>, String>>);
+
+impl DirectFiles {
+    fn get(&self, shards: &[Shard]) -> Result<&[File], &str> {
+        let files = self.0.get_or_init(|| shards.iter().map(open_direct).collect());
+        files.as_deref().map_err(String::as_str)
+    }
+}
+
+/// Opens a shard for direct reads and tries one. By the open file, not its path: it cannot be another file.
+fn open_direct(shard: &Shard) -> Result<File, String> {
+    let why = |e: std::io::Error| format!("{}: {e}", shard.name.display());
+    let path = format!("/proc/self/fd/{}", shard.file.as_raw_fd());
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).map_err(why)?;
+    let mut page = HostRegion::new(DIRECT_ALIGN, "a read buffer").map_err(|e| e.to_string())?;
+    file.read_at(page.bytes_mut(), 0).map_err(why)?;
+    Ok(file)
+}
+
+impl Checkpoint {
+    /// Whether [`Checkpoint::read_expert_direct`] gets around the system's file cache.
+    ///
+    /// # Errors
+    /// Why it does not; it then reads as [`Checkpoint::read_expert`] does.
+    pub fn direct_io(&self) -> Result<(), &str> {
+        self.direct.get(&self.catalogue.shards).map(|_| ())
+    }
+
+    /// Reads the record of an expert, laid out as [`Checkpoint::record_layout`] says, and checks that every value is
+    /// finite. Padding becomes zero: a record's bytes depend on the expert alone.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming each damaged tensor and its file, [`Error::Io`]; [`Error::Argument`] if there is no
+    /// such expert or `into` is not of the record's size. `into` then holds nothing of use.
+    pub fn read_expert(&self, layer: usize, expert: usize, into: &mut [u8]) -> Result<()> {
+        self.read_record(layer, expert, into, None)
+    }
+
+    /// [`Checkpoint::read_expert`] without going through (and filling) the system's file cache, where that is possible.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_expert`].
+    pub fn read_expert_direct(
+        &self,
+        layer: usize,
+        expert: usize,
+        into: &mut [u8],
+        buffer: &mut ReadBuffer,
+    ) -> Result<()> {
+        self.read_record(layer, expert, into, Some(buffer))
+    }
+
+    fn read_record(
+        &self,
+        layer: usize,
+        expert: usize,
+        into: &mut [u8],
+        mut buffer: Option<&mut ReadBuffer>,
+    ) -> Result<()> {
+        let source = self.bound.experts.get(layer).and_then(|experts| experts.get(expert));
+        let Some(source) = source else {
+            return Err(Error::argument(
+                "expert",
+                format!("is {expert} of layer {layer}, which has none such"),
+            ));
+        };
+        let layout = RecordLayout::new(&source.map(|m| m.layout));
+        if into.len() != layout.size() {
+            let problem = format!("has {} bytes, expected the record's {}", into.len(), layout.size());
+            return Err(Error::argument("into", problem));
+        }
+        let mut findings = Vec::new();
+        let mut end = 0;
+        for (place, Source { weight, scale, shape, .. }) in
+            layout.parts().each().into_iter().zip(source.each())
+        {
+            for (tensor, range) in [(Some(weight), &place.weight), (scale.as_ref(), &place.scale)] {
+                let Some(tensor) = tensor else { continue };
+                into[end..range.start].fill(0);
+                end = range.end;
+                self.read_tensor(tensor, &mut into[range.clone()], buffer.as_deref_mut(), &mut findings)?;
+            }
+            if let Some(tensor) = shape {
+                let mut raw = [0u8; 8];
+                self.read_tensor(tensor, &mut raw, None, &mut findings)?;
+                let wrong = wrong_shape(raw, [place.layout.rows, place.layout.cols]);
+                findings.extend(wrong.map(|kind| Finding { tensor, kind }));
+            }
+        }
+        into[end..].fill(0);
+        let mut faults = merge(&self.catalogue, findings);
+        let tensors = source.each().into_iter().flat_map(|m| [Some(&m.weight), m.scale.as_ref()]).flatten();
+        let mut shards: Vec<usize> = tensors.map(|tensor| tensor.shard).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        faults.extend(shards.into_iter().filter_map(|shard| changed(&self.catalogue.shards[shard])));
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Checkpoint { dir: self.dir.clone(), faults: FaultList(faults) })
+    }
+
+    fn read_tensor<'a>(
+        &self,
+        tensor: &'a Located,
+        into: &mut [u8],
+        mut buffer: Option<&mut ReadBuffer>,
+        findings: &mut Vec<Finding<'a>>,
+    ) -> Result<()> {
+        let shard = &self.catalogue.shards[tensor.shard];
+        let direct = buffer.as_ref().and_then(|_| self.direct.get(&self.catalogue.shards).ok());
+        for (i, piece) in into.chunks_mut(CHUNK).enumerate() {
+            let at = (i * CHUNK) as u64;
+            let offset = tensor.entry.offset + at;
+            let read = match (direct, &mut buffer) {
+                (Some(files), Some(buffer)) => {
+                    read_direct(&files[tensor.shard], offset, piece, buffer.0.bytes_mut())
+                        .or_else(|e| on_refusal(e, &shard.file, offset, piece))
+                }
+                _ => shard.file.read_exact_at(piece, offset),
+            };
+            match read {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    findings.push(Finding { tensor, kind: FaultKind::Changed });
+                    break;
+                }
+                Err(e) => return Err(Error::io(self.dir.join(&shard.name), "read")(e)),
+            }
+            findings.extend(non_finite(tensor, at, piece).map(|kind| Finding { tensor, kind }));
+        }
+        Ok(())
+    }
+}
+
+/// A file system that took the first direct read may refuse this one: the cached way then is as good.
+fn on_refusal(refused: std::io::Error, file: &File, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
+    if refused.kind() == std::io::ErrorKind::InvalidInput {
+        file.read_exact_at(into, offset)
+    } else {
+        Err(refused)
+    }
+}
+
+/// Reads `into.len()` bytes at `offset` in whole blocks through the buffer.
+fn read_direct(file: &File, offset: u64, into: &mut [u8], buffer: &mut [u8]) -> std::io::Result<()> {
+    let skip = (offset % DIRECT_ALIGN as u64) as usize;
+    let start = offset - skip as u64;
+    let needed = skip + into.len();
+    let buffer = &mut buffer[..needed.next_multiple_of(DIRECT_ALIGN)];
+    let mut got = 0;
+    while got < needed {
+        // After a short read that ended inside a block the block is read again.
+        let from = got / DIRECT_ALIGN * DIRECT_ALIGN;
+        match file.read_at(&mut buffer[from..], start + from as u64) {
+            Ok(n) if from + n <= got => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => got = from + n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    into.copy_from_slice(&buffer[skip..needed]);
+    Ok(())
+}
