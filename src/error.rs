@@ -117,6 +117,14 @@ pub enum Error {
         problem: String,
     },
 
+    /// The device failed while it was at work, and nothing on it can be trusted any more. What was generated before it
+    /// stands; load the engine again.
+    #[error("the device failed earlier and cannot be used any more: {reason}; load the model again")]
+    DeviceLost {
+        /// How it failed.
+        reason: String,
+    },
+
     /// The request is well-formed but outside what this build does; the text says what to use instead.
     #[error("{what} is not supported: {instead}")]
     Unsupported {

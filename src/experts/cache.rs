@@ -127,6 +127,25 @@ impl Cache {
         self.reserve_below(id, None, needed)
     }
 
+    /// A slot for an expert that must have one, for instance because nobody else can compute it: the resident worth least
+    /// goes, even if it is worth more. Never [`Reserved::Bypass`] while there are slots.
+    pub fn reserve_least(&mut self, id: ExpertId) -> Reserved {
+        let free = |at: &SlotRef| self.table.status(at.slot).is_some_and(|s| s.leases == 0);
+        let worth = |id: &ExpertId| self.policy.worth(*id);
+        let least = self
+            .residents()
+            .filter(|(_, at)| free(at))
+            .map(|(id, _)| id)
+            .min_by(|a, b| worth(a).total_cmp(&worth(b)).then(a.cmp(b)));
+        match least {
+            _ if self.held.contains_key(&id) || !self.free.is_empty() || self.slots() == 0 => {
+                self.reserve(id, &mut |_| false)
+            }
+            Some(victim) if self.evict(victim) => self.load(id, Some(victim)),
+            _ => Reserved::Busy,
+        }
+    }
+
     /// A slot for a guess: as [`reserve`](Cache::reserve), but nothing goes that is worth `worth` or more.
     pub fn reserve_over(
         &mut self,

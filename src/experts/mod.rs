@@ -10,11 +10,15 @@ pub mod host;
 pub mod plan;
 pub mod policy;
 pub mod prefetch;
+pub mod residency;
 pub mod schedule;
 pub mod simulate;
 pub mod slots;
+pub mod stats;
 mod sync;
 pub mod trace;
+
+use crate::error::{Error, Tier};
 
 /// A routed expert of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +33,12 @@ impl ExpertId {
     /// Expert `expert` of layer `layer`.
     pub fn new(layer: usize, expert: usize) -> ExpertId {
         ExpertId { layer: layer as u32, expert: expert as u32 }
+    }
+
+    /// The error of this expert that could not be brought to where it is needed.
+    pub(crate) fn error(self, tier: Tier, slot: Option<u32>, problem: impl Into<String>) -> Error {
+        let (layer, expert) = (self.layer as usize, self.expert as usize);
+        Error::Expert { layer, expert, tier, slot, problem: problem.into() }
     }
 }
 

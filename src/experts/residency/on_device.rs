@@ -1,0 +1,186 @@
+//! Slots of the device, what is in them and who reads them.
+
+use std::collections::VecDeque;
+
+use super::super::ExpertId;
+use super::super::cache::{Cache, Reserved};
+use super::super::schedule::{Miss, Rates};
+use super::super::slots::Lease;
+use super::super::stats::ExpertStats;
+use super::{LayerCall, routed};
+use crate::checkpoint::RecordLayout;
+use crate::device::{Device, Pass, Routing, SlotAt};
+use crate::error::{Error, Result, Tier};
+
+/// Slots of the device, what is in them and what is on its way.
+pub(super) struct OnDevice<D: Device> {
+    pub(super) memory: D::Slots,
+    cache: Cache,
+    pub(super) tables: Vec<Table>,
+    /// Experts of the model.
+    all: usize,
+    /// Leases of the layer at work.
+    leases: Vec<Lease>,
+    /// Leases of layers that were issued, with the fence behind them, oldest first.
+    issued: VecDeque<(D::Fence, Vec<Lease>)>,
+    pub(super) rates: Rates,
+    /// Why nothing can be computed any more: the device failed while it was reading slots.
+    broken: Option<String>,
+}
+
+/// What a layer's table on the device says, or will as soon as it is used.
+pub(super) struct Table {
+    pub(super) places: Vec<Option<SlotAt>>,
+    changed: bool,
+}
+
+impl<D: Device> OnDevice<D> {
+    /// Empty slots.
+    pub(super) fn new(
+        pub(super) memory: D::Slots,
+        cache: Cache,
+        layouts: &[Option<RecordLayout>],
+        experts: usize,
+        rates: Rates,
+    ) -> OnDevice<D> {
+        let table = |layout: &Option<RecordLayout>| {
+            let experts = if layout.is_some() { experts } else { 0 };
+            Table { places: vec![None; experts], changed: false }
+        };
+        let tables: Vec<Table> = layouts.iter().map(table).collect();
+        let all = tables.iter().map(|t| t.places.len()).sum();
+        OnDevice { memory, cache, tables, all, leases: Vec::new(), issued: VecDeque::new(), rates, broken: None }
+    }
+
+    /// An error if the device failed earlier.
+    pub(super) fn check(&self) -> Result<()> {
+        match &self.broken {
+            None => Ok(()),
+            Some(reason) => Err(Error::DeviceLost { reason: reason.clone() }),
+        }
+    }
+
+    /// Whether every expert of the model has its slot, so that nothing can be missed.
+    pub(super) fn holds_all(&self) -> bool {
+        self.cache.resident() as usize == self.all
+    }
+
+    /// Returns the leases of work that is over.
+    pub(super) fn retire(&mut self, device: &D) -> Result<()> {
+        while let Some((fence, _)) = self.issued.front() {
+            if !device.passed(fence)? {
+                break;
+            }
+            self.issued.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Waits until some work is over and returns its leases; false if there is none.
+    pub(super) fn wait_for_leases(&mut self, device: &D) -> Result<bool> {
+        self.close(device)?;
+        let Some((fence, _)) = self.issued.front() else { return Ok(false) };
+        device.wait(fence)?;
+        self.issued.pop_front();
+        Ok(true)
+    }
+
+    /// Ties the leases of the layer at work to a fence behind what was issued.
+    pub(super) fn close(&mut self, device: &D) -> Result<()> {
+        if self.leases.is_empty() {
+            return Ok(());
+        }
+        let leases = std::mem::take(&mut self.leases);
+        match device.fence() {
+            Ok(fence) => self.issued.push_back((fence, leases)),
+            Err(error) => {
+                // Nobody can tell any more whether the slots are being read: they stay leased for good.
+                std::mem::forget(leases);
+                self.broken = Some(error.to_string());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a layer's table on the device up to date.
+    pub(super) fn publish(&mut self, device: &D, layer: usize) -> Result<()> {
+        let table = &mut self.tables[layer];
+        if table.changed {
+            device.place(&self.memory, layer, &table.places)?;
+            table.changed = false;
+        }
+        Ok(())
+    }
+
+    /// Leases what the layer's routing finds on the device, and lists what it does not find.
+    pub(super) fn hits_and_misses(&mut self, layer: usize, routing: &Routing, bytes: u64, stats: &mut ExpertStats) -> Result<Vec<Miss>> {
+        let mut misses = Vec::new();
+        for expert in routed(routing) {
+            let id = ExpertId::new(layer, expert);
+            self.cache.touch(id);
+            if self.tables[layer].places[expert].is_none() {
+                let rows = routing.pairs_of(expert).len() as u32;
+                misses.push(Miss { expert: expert as u32, bytes, rows, arriving_in: None });
+                continue;
+            }
+            self.lease(id)?;
+            stats.hits += 1;
+        }
+        Ok(misses)
+    }
+
+    /// Holds a resident for the layer at work.
+    fn lease(&mut self, id: ExpertId) -> Result<()> {
+        let missing = || id.error(Tier::Device, None, "the device's table names it, but no slot holds it");
+        let lease = self.cache.lease(id).ok_or_else(missing)?;
+        self.leases.push(lease);
+        Ok(())
+    }
+
+    /// A slot for an expert. Where nothing may be passed over, the resident worth least goes if the policy would rather keep
+    /// them all.
+    pub(super) fn reserve(&mut self, id: ExpertId, may_pass: bool) -> Reserved {
+        match self.cache.reserve(id, &mut |_| false) {
+            Reserved::Bypass if !may_pass => self.cache.reserve_least(id),
+            reserved => reserved,
+        }
+    }
+
+    /// An expert was evicted.
+    pub(super) fn gone(&mut self, id: ExpertId) {
+        let table = &mut self.tables[id.layer as usize];
+        table.places[id.expert as usize] = None;
+        table.changed = true;
+    }
+
+    /// A copy that computing is ordered behind: the expert can be used, and is held for the layer at work.
+    pub(super) fn came(&mut self, id: ExpertId, at: SlotAt) -> Result<()> {
+        self.cache.ready(id).map_err(|e| id.error(Tier::Device, Some(at.slot), e.to_string()))?;
+        let table = &mut self.tables[id.layer as usize];
+        table.places[id.expert as usize] = Some(at);
+        table.changed = true;
+        self.lease(id)
+    }
+
+    /// A copy that did not begin: its slot is free again.
+    pub(super) fn failed(&mut self, id: ExpertId) {
+        // It was reserved and is loading: there is nothing that could be refused.
+        let _ = self.cache.failed(id);
+    }
+
+    /// Computes the experts that have arrived, and only those.
+    pub(super) fn pass(
+        &mut self,
+        device: &D,
+        call: &mut LayerCall<'_, D>,
+        arrived: &mut Vec<(u32, SlotAt)>,
+    ) -> Result<()> {
+        if !arrived.is_empty() {
+            let only = Pass::Only(arrived);
+            device.experts(call.x, &self.memory, call.layer, only, call.routing, call.pairs)?;
+            arrived.clear();
+        }
+        Ok(())
+    }
+}
