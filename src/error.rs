@@ -56,6 +56,17 @@ pub enum Error {
         problem: String,
     },
 
+    /// The file is no trace of a run, or not of a model like this: record it again.
+    #[error("{}: `{field}` {problem}", file.display())]
+    Trace {
+        /// The trace file.
+        file: PathBuf,
+        /// The JSON field, dotted where nested.
+        field: String,
+        /// What is wrong with it and what was expected, as a predicate.
+        problem: String,
+    },
+
     /// An argument of the call (or a flag of the command line) is out of its range: call again, corrected.
     #[error("`{name}` {problem}")]
     Argument {
