@@ -5,6 +5,7 @@
 //! of Kimi-K2 (60 layers, 8 experts each) takes 960 bytes, 1,280 in the file.
 
 mod file;
+mod record;
 mod stats;
 mod synthetic;
 
