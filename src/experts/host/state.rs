@@ -51,7 +51,7 @@ pub(super) struct State {
     /// What went wrong in the first filling and has not gone right since.
     pub(super) troubles: BTreeMap<ExpertId, Trouble>,
     cancelled: bool,
-    stopped: bool,
+    pub(super) stopped: bool,
     pub(super) waiting: u32,
     pub(super) stats: HostStats,
 }
