@@ -7,6 +7,7 @@ mod fault;
 
 pub use fault::{Fault, FaultKind, FaultList};
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The result of everything in this crate that can fail.
@@ -103,6 +104,19 @@ pub enum Error {
         available: u64,
     },
 
+    /// A plan's memory does not suffice, before anything was allocated: make the change it names.
+    #[error("{what} does not fit: {needed} bytes are needed in all, {available} are available; {change}")]
+    DoesNotFit {
+        /// The first part that found no room.
+        what: String,
+        /// Bytes of that memory that the least of everything takes.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
+        /// The smallest change with which the plan fits.
+        change: Change,
+    },
+
     /// The CUDA driver refused: look at the GPU, its driver, who else uses it.
     #[error("{call}: {reason}")]
     Cuda {
@@ -183,6 +197,47 @@ impl std::fmt::Display for Tier {
             Tier::Host => "host memory",
             Tier::File => "file",
         })
+    }
+}
+
+/// The one change that makes a plan fit; by one unit less it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// At most so many tokens of context.
+    Context(usize),
+    /// A prefill chunk of at most so many tokens.
+    Chunk(usize),
+    /// At least so many bytes of GPU memory.
+    Vram(u64),
+    /// At least so many bytes of host memory.
+    Host {
+        /// The bytes.
+        bytes: u64,
+        /// There is no file tier yet, and one would do too.
+        file_tier: bool,
+    },
+    /// Neither memory suffices, whatever the other has.
+    VramAndHost {
+        /// At least so many bytes of GPU memory.
+        vram: u64,
+        /// At least so many bytes of host memory, with that.
+        host: u64,
+    },
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Context(tokens) => write!(f, "--ctx-size {tokens} fits"),
+            Change::Chunk(tokens) => write!(f, "--chunk {tokens} fits"),
+            Change::Vram(bytes) => write!(f, "--vram {bytes} fits"),
+            Change::Host { bytes, file_tier: false } => write!(f, "--host {bytes} fits"),
+            Change::Host { bytes, file_tier: true } => {
+                write!(f, "--host {bytes} fits, or --nvme if experts may be read from the checkpoint's disk")
+            }
+            Change::VramAndHost { vram, host } => write!(f, "--vram {vram} with --host {host} fits"),
+        }
     }
 }
 
