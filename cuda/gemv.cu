@@ -2,12 +2,15 @@
 //
 // out[m, n] = Σ_k x[m, k] · W[n, k]: x bf16 [tokens, cols], W [rows, cols] in any WeightFormat, out bf16 or f32, f32 sums.
 //   Contract: GemvParams; grid = (rows / 64, splits of the columns, tokens / Tokens), each rounded up; block = 128; dynamic
-//   shared memory of kStages stages (row_tile.cuh). Kernels end in the tokens a block takes, 8 or 16. With more than one
-//   split the grid is at most GEMV_SPLIT_BLOCKS blocks. Launches of one module run one after the other.
+//   shared memory of kStages stages (row_tile.cuh), of kDeepStages for `_deep`. Kernels are named by the tokens a block takes,
+//   8 or 16. With more than one split the grid is at most GEMV_SPLIT_BLOCKS blocks. Launches of one module run one after the
+//   other.
 //   Plan: row_tile.cuh: weights once for every Tokens tokens, 24 KiB in flight a block; bound by memory. Matrices of few rows
 //   are split by columns until about three blocks an SM are busy (router 384 × 7168: 6 tiles × 28 splits). A block then
 //   leaves its sums in `partial_sums`, and the last of a tile's blocks to arrive adds them in the order of the splits: the
-//   result does not depend on who is last.
+//   result does not depend on who is last. The sums are read back from the second-level cache, but what is written reaches
+//   DRAM some day: the launcher makes no more splits than keep them at a 24th of the weights (router, 16 tokens: 9 splits).
+//   Blocks are few then, and 16 tokens have kernels with a ring twice as deep.
 #include "row_tile.cuh"
 
 namespace {
@@ -21,7 +24,7 @@ __device__ float partial_sums[GEMV_SPLIT_BLOCKS][kMaxTokens][kRows];
 /// Blocks of a tile that have arrived. Wraps to 0 with the last one, ready for the next launch.
 __device__ uint32_t arrivals[GEMV_SPLIT_BLOCKS];
 
-template <uint32_t Format, int Tokens>
+template <uint32_t Format, int Tokens, int Stages>
 __device__ __forceinline__ void linear(const GemvParams& p) {
   extern __shared__ __align__(128) uint8_t ring[];
   __shared__ bool is_last;
@@ -35,8 +38,8 @@ __device__ __forceinline__ void linear(const GemvParams& p) {
   const int all_spans = (row_bytes<Format>(cols) + kSpan - 1) / kSpan;
   const int begin = blockIdx.y * p.spans, end = min(begin + int(p.spans), all_spans);
   const Segment segments[1] = {segment<Format>(p.weight.weight, p.weight.scale, row0, p.weight.rows, cols)};
-  const float* sums = tile<Format, Tokens>(ring, segments, cols, begin, end, tokens,
-                                           [&](int token) { return x + size_t(token) * p.x_stride; });
+  const float* sums = tile<Format, Tokens, Stages>(ring, segments, cols, begin, end, tokens,
+                                                   [&](int token) { return x + size_t(token) * p.x_stride; });
 
   // A thread has one row of every other token: 64 threads write a token's 64 rows.
   const int row = tid % kRows;
@@ -83,18 +86,23 @@ __device__ __forceinline__ void linear(const GemvParams& p) {
 
 }  // namespace
 
-#define LINEAR(NAME, FORMAT, TOKENS)                                                                           \
+#define LINEAR(NAME, FORMAT, TOKENS, STAGES)                                                                   \
   extern "C" __global__ void __launch_bounds__(kThreads, kResident) NAME(const __grid_constant__ GemvParams p) { \
-    linear<FORMAT, TOKENS>(p);                                                                                 \
+    linear<FORMAT, TOKENS, STAGES>(p);                                                                         \
   }
 
-LINEAR(linear_f32_8, WEIGHT_F32, 8)
-LINEAR(linear_f32_16, WEIGHT_F32, 16)
-LINEAR(linear_f16_8, WEIGHT_F16, 8)
-LINEAR(linear_f16_16, WEIGHT_F16, 16)
-LINEAR(linear_bf16_8, WEIGHT_BF16, 8)
-LINEAR(linear_bf16_16, WEIGHT_BF16, 16)
-LINEAR(linear_fp8_8, WEIGHT_FP8_BLOCK, 8)
-LINEAR(linear_fp8_16, WEIGHT_FP8_BLOCK, 16)
-LINEAR(linear_int4_8, WEIGHT_INT4_GROUP32, 8)
-LINEAR(linear_int4_16, WEIGHT_INT4_GROUP32, 16)
+LINEAR(linear_f32_8, WEIGHT_F32, 8, kStages)
+LINEAR(linear_f32_16, WEIGHT_F32, 16, kStages)
+LINEAR(linear_f32_16_deep, WEIGHT_F32, 16, kDeepStages)
+LINEAR(linear_f16_8, WEIGHT_F16, 8, kStages)
+LINEAR(linear_f16_16, WEIGHT_F16, 16, kStages)
+LINEAR(linear_f16_16_deep, WEIGHT_F16, 16, kDeepStages)
+LINEAR(linear_bf16_8, WEIGHT_BF16, 8, kStages)
+LINEAR(linear_bf16_16, WEIGHT_BF16, 16, kStages)
+LINEAR(linear_bf16_16_deep, WEIGHT_BF16, 16, kDeepStages)
+LINEAR(linear_fp8_8, WEIGHT_FP8_BLOCK, 8, kStages)
+LINEAR(linear_fp8_16, WEIGHT_FP8_BLOCK, 16, kStages)
+LINEAR(linear_fp8_16_deep, WEIGHT_FP8_BLOCK, 16, kDeepStages)
+LINEAR(linear_int4_8, WEIGHT_INT4_GROUP32, 8, kStages)
+LINEAR(linear_int4_16, WEIGHT_INT4_GROUP32, 16, kStages)
+LINEAR(linear_int4_16_deep, WEIGHT_INT4_GROUP32, 16, kDeepStages)

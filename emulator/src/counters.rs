@@ -32,7 +32,8 @@ pub struct Counters {
     pub global_load_bytes: u64,
     /// Bytes lanes stored to global memory.
     pub global_store_bytes: u64,
-    /// † Distinct 32-byte sectors read, times 32: what must come from DRAM if the second-level cache holds a launch.
+    /// † Distinct 32-byte sectors read, times 32, without those that this launch has written whole before: what must come
+    /// from DRAM if the second-level cache holds a launch.
     pub dram_read_bytes: u64,
     /// † Distinct 32-byte sectors written, times 32.
     pub dram_write_bytes: u64,

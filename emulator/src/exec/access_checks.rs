@@ -149,8 +149,8 @@ pub(super) fn count_sectors(ctx: &mut Ctx<'_>, access: &Access<'_>) {
     let Some(sectors) = &ctx.grid.sectors else { return };
     let write = mode == Mode::Write;
     let touch = |at, len| {
-        let again = if mode == Mode::Update { sectors.touch(at, len, true) } else { 0 };
-        sectors.touch(at, len, write) + again
+        let fresh = sectors.touch(at, len, write);
+        fresh + if mode == Mode::Update { sectors.touch(at, len, true) } else { 0 }
     };
     let (fresh, touched) = match pattern {
         Pattern::Row | Pattern::Same => {
