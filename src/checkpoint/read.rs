@@ -26,6 +26,21 @@ pub struct LoadOptions {
     pub cancel: Option<Arc<AtomicBool>>,
 }
 
+impl LoadOptions {
+    /// The same for what is read after `done` of `total` bytes: progress counts all of them.
+    pub(crate) fn after(&self, done: u64, total: u64) -> LoadOptions {
+        let mut options = self.clone();
+        if let Some(progress) = &self.progress {
+            let (progress, begun) = (progress.clone(), Instant::now());
+            options.progress = Some(Arc::new(move |p: LoadProgress| {
+                let (bytes_done, seconds) = (done + p.bytes_done, begun.elapsed().as_secs_f64());
+                progress(LoadProgress { bytes_done, bytes_total: total, seconds });
+            }));
+        }
+        options
+    }
+}
+
 /// How far loading is.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]

@@ -6,38 +6,48 @@
 
 mod on_device;
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ExpertId;
 use super::cache::{Cache, Reserved};
 use super::fault::{Faults, Point};
-use super::host::HostStore;
-use super::policy::Policy;
+use super::host::{HostStats, HostStore, StoreOptions};
+use super::policy::CachePolicy;
 use super::schedule::{Busy, Miss, Rates, Target, split};
 use super::stats::ExpertStats;
-use crate::checkpoint::RecordLayout;
+use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout};
 use crate::device::cpu::{HostJob, Workers};
 use crate::device::{Device, Pass, Routing, Shape, SlotAt};
-use crate::error::{Error, Result, Tier};
+use crate::error::{Result, Tier};
 
 use on_device::OnDevice;
 
 /// All routed experts of a model, and the device that computes them.
 pub struct Residency<D: Device> {
-    store: Arc<HostStore>,
     workers: Arc<Workers>,
     /// Whether the CPU takes a share of what is not on the device.
     cpu_share: bool,
     faults: Faults,
     state: Mutex<State<D>>,
+    /// Why host memory is not page-locked, if it should be.
+    unpinned: Option<String>,
+    /// Page locks; released before the memory they lock.
+    #[allow(dead_code, reason = "held, not used")]
+    pins: Vec<Box<dyn Any + Send + Sync>>,
+    store: Arc<HostStore>,
 }
 
-/// How experts are kept on a device.
-pub struct ResidencyOptions {
-    /// Slots of the device; as many as the model has experts, or more, keep them all there.
-    pub slots: usize,
-    /// What to keep where not all fit.
-    pub policy: Box<dyn Policy>,
+/// Where experts are to be kept, and how.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// Slots on the device; `None` takes one for every expert. A device that computes in host memory has none.
+    pub slots: Option<usize>,
+    /// Bytes of host memory for expert records; `None` takes what they need, or what is free of it. The rest stays in the
+    /// checkpoint's files and is read when it is needed.
+    pub host_budget: Option<u64>,
+    /// What a tier keeps where not everything fits.
+    pub policy: CachePolicy,
     /// Whether the CPU computes a share of the experts that are not on the device.
     pub cpu_share: bool,
     /// What the machine is believed to do until it has been seen.
@@ -45,6 +55,15 @@ pub struct ResidencyOptions {
     /// Faults on purpose.
     #[doc(hidden)]
     pub faults: Faults,
+}
+
+impl Default for Placement {
+    fn default() -> Placement {
+        // PCIe 5.0 x16 as measured by others, half of what twelve channels of DDR5 deliver, an H100's memory.
+        let rates = Rates::new(55e9, 200e9, 400e9, 2700e9, 10e-6);
+        let policy = CachePolicy::default();
+        Placement { slots: None, host_budget: None, policy, cpu_share: true, rates, faults: Faults::none() }
+    }
 }
 
 struct State<D: Device> {
@@ -75,31 +94,78 @@ const ONE_BY_ONE: usize = 16;
 /// Experts of a pass beyond that.
 const TOGETHER: usize = 8;
 
+/// Bytes a second at which experts are believed to come from files: one NVMe drive's. It only shifts who takes a miss.
+const FILE_RATE: f64 = 5e9;
+
+/// Records of host memory where experts only pass through it on their way to the device.
+const PASSING: usize = 64;
+
 impl<D: Device> Residency<D> {
-    /// Makes room on the device; where all experts fit, brings them all.
+    /// Makes room on the device and in host memory, and reads the experts: all of them where the tiers hold all, else they
+    /// come when they are needed.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] for the slots; what reading and copying report.
-    pub fn new(
+    /// [`Error::OutOfMemory`]; [`Error::Checkpoint`] with the damaged tensors found; what the device reports.
+    pub fn load(
+        checkpoint: &Arc<Checkpoint>,
         device: &D,
-        store: Arc<HostStore>,
-        workers: Arc<Workers>,
-        layouts: &[Option<RecordLayout>],
-        experts: usize,
-        options: ResidencyOptions,
+        load: &LoadOptions,
+        placement: &Placement,
     ) -> Result<Residency<D>> {
-        let ResidencyOptions { slots, policy, cpu_share, rates, faults } = options;
+        let config = checkpoint.config();
+        let layouts: Vec<_> = (0..config.num_layers).map(|layer| checkpoint.record_layout(layer)).collect();
+        let experts = config.moe.num_experts;
         let all = layouts.iter().flatten().count() * experts;
-        let slots = slots.min(all);
-        let memory = device.slots(layouts, experts, slots)?;
+        let slots = placement.slots.unwrap_or(all).min(all);
+        let memory = device.slots(&layouts, experts, slots)?;
+        let all_on_device = memory.is_some() && slots == all;
+
+        let record = layouts.iter().flatten().map(RecordLayout::size).max().unwrap_or(0);
+        let mut options = StoreOptions::default();
+        options.load = load.clone();
+        options.faults = placement.faults.clone();
+        options.background = true;
+        // Experts that all stay on the device only pass through host memory.
+        let budget = placement.host_budget.or(all_on_device.then(|| (PASSING.min(all.max(1)) * record) as u64));
+        let in_host = budget.map_or(all, |budget| budget as usize / record.max(1)).min(all);
+        let policy = |slots| placement.policy.build(slots, layouts.len(), experts, config.moe.top_k);
+        let store = HostStore::new(checkpoint.clone(), budget, policy(in_host), options)?;
+        let mut pins = Vec::new();
+        let mut unpinned = None;
+        if memory.is_some() {
+            store.on_chunk(&mut |chunk| {
+                // SAFETY: a device looks at the address and the length of what it locks, not at the bytes.
+                match unpinned.is_none().then(|| device.pin(unsafe { chunk.bytes() })) {
+                    Some(Ok(pin)) => pins.push(pin),
+                    Some(Err(why)) => unpinned = Some(why.to_string()),
+                    None => {}
+                }
+                Ok(())
+            })?;
+        }
+        store.wait_loaded()?;
+
         let on_device = memory.map(|memory| {
-            let cache = Cache::new(slots as u32, policy);
-            OnDevice::new(memory, cache, layouts, experts, rates)
+            let cache = Cache::new(slots as u32, policy(slots));
+            OnDevice::new(memory, cache, &layouts, experts, placement.rates)
         });
-        let state = State { on_device, routing: Routing::default(), x: Vec::new(), stats: ExpertStats::default() };
-        let mut residency = Residency { store, workers, cpu_share, faults, state: Mutex::new(state) };
-        if slots == all {
-            residency.bring_all(device, layouts, experts)?;
+        let workers = match device.workers() {
+            Some(workers) => workers.clone(),
+            None => Arc::new(Workers::new(load.threads)?),
+        };
+        let (routing, x, stats) = (Routing::default(), Vec::new(), ExpertStats::default());
+        let state = State { on_device, routing, x, stats };
+        let mut residency = Residency {
+            workers,
+            cpu_share: placement.cpu_share,
+            faults: placement.faults.clone(),
+            state: Mutex::new(state),
+            unpinned,
+            pins,
+            store,
+        };
+        if all_on_device {
+            residency.bring_all(device, &layouts, experts)?;
         }
         Ok(residency)
     }
@@ -118,6 +184,53 @@ impl<D: Device> Residency<D> {
             on.close(device)?;
         }
         Ok(())
+    }
+
+    /// Whether what was computed since the last call found every expert where the tables say. Waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Expert`] naming layer, expert and slot.
+    pub fn check(&self, device: &D) -> Result<()> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(on) = &state.on_device else { return Ok(()) };
+        match device.stale(&on.memory)? {
+            None => Ok(()),
+            Some((layer, expert, slot)) => Err(ExpertId::new(layer, expert).error(
+                Tier::Device,
+                Some(slot),
+                "the slot held something else when the expert was computed; the result was discarded",
+            )),
+        }
+    }
+
+    /// Where experts were found so far.
+    pub fn stats(&self) -> ExpertStats {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).stats
+    }
+
+    /// What host memory and files did so far.
+    pub fn store_stats(&self) -> HostStats {
+        self.store.stats()
+    }
+
+    /// Where the experts are kept, in words.
+    pub fn describe(&self) -> String {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = match &state.on_device {
+            None => return self.store.describe(),
+            Some(on) if on.holds_all() => return "all experts in its memory".to_owned(),
+            Some(on) => format!(
+                "{} of {} experts in its memory ({}); {}",
+                on.cache.slots(),
+                on.all(),
+                on.cache.policy_name(),
+                self.store.describe()
+            ),
+        };
+        if let Some(why) = &self.unpinned {
+            text += &format!("; copies through a ring: {why}");
+        }
+        text
     }
 
     /// pairs\[p\] = mlp(x\[token of sorted pair p\]) for all pairs, not weighted. `meanwhile` issues work that does not
@@ -177,7 +290,10 @@ impl<D: Device> Residency<D> {
         meanwhile()?;
 
         device.read_routing(call.routing, routing)?;
-        let misses = on.hits_and_misses(layer, routing, self.store.record_bytes(layer), stats)?;
+        let bytes = self.store.layout(layer).map_or(0, |l| l.size() as u64);
+        let from_file = bytes as f64 / FILE_RATE;
+        let host_in = |id| if self.store.tier(id) == Tier::Host { 0.0 } else { from_file };
+        let misses = on.hits_and_misses(layer, routing, bytes, host_in, stats)?;
         let (link, mut cpu) = self.divide(on, &misses);
         cpu.extend(self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?);
         if cpu.is_empty() {
@@ -188,6 +304,11 @@ impl<D: Device> Residency<D> {
             None => device.read(call.x, x)?,
         }
         self.on_host(device, layer, call.pairs, routing, x, &cpu, stats)
+    }
+
+    /// Records that can be held in host memory at a time.
+    fn at_once(&self) -> usize {
+        (self.store.stats().slots as usize).max(1)
     }
 
     /// Divides misses between the link and the CPU, in the order in which each takes them.
@@ -268,11 +389,13 @@ impl<D: Device> Residency<D> {
         stats: &mut ExpertStats,
     ) -> Result<()> {
         let hidden = pairs.cols();
-        let layout = self.store.layout(layer);
+        let Some(layout) = self.store.layout(layer) else { return Ok(()) };
         // As many as host memory holds at a time.
-        for experts in experts.chunks(self.store.at_once()) {
+        for experts in experts.chunks(self.at_once()) {
             let ids = || experts.iter().map(|&e| ExpertId::new(layer, e));
-            ids().for_each(|id| self.store.request(id));
+            for id in ids() {
+                self.store.request(id);
+            }
             let records = ids().map(|id| self.store.get(id)).collect::<Result<Vec<_>>>()?;
             let rows: usize = experts.iter().map(|&e| routing.pairs_of(e).len()).sum();
             let mut results = vec![0.0; rows * hidden];

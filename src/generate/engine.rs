@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::session::{CancelToken, Session, SessionOptions};
-use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, LoadedWeights, SkippedTensors};
+use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, SkippedTensors};
 use crate::config::ModelConfig;
 use crate::device::cpu::CpuDevice;
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaDevice, Gpu};
 use crate::device::{Device, SampleSettings};
 use crate::error::{Error, Result};
+use crate::experts::fault::Faults;
+use crate::experts::policy::CachePolicy;
+use crate::experts::residency::Placement;
+use crate::experts::stats::ExpertStats;
 use crate::model::{Model, Sequence};
 use crate::tokenizer::{ChatTemplate, Message, Tokenizer};
 
@@ -71,6 +75,8 @@ trait AnyModel: Send + Sync {
     fn config(&self) -> &ModelConfig;
     fn timeline(self: Arc<Self>) -> Result<Box<dyn Timeline>>;
     fn placement(&self) -> String;
+    fn load_stats(&self) -> LoadStats;
+    fn expert_stats(&self) -> ExpertStats;
 }
 
 impl<D: Device> AnyModel for Model<D> {
@@ -83,7 +89,15 @@ impl<D: Device> AnyModel for Model<D> {
     }
 
     fn placement(&self) -> String {
-        self.device().placement()
+        format!("{}; {}", self.device().placement(), self.residency().describe())
+    }
+
+    fn load_stats(&self) -> LoadStats {
+        Model::load_stats(self)
+    }
+
+    fn expert_stats(&self) -> ExpertStats {
+        self.residency().stats()
     }
 }
 
@@ -94,7 +108,6 @@ pub(super) struct Inner {
     tokenizer: Result<Tokenizer, Unusable>,
     template: Result<ChatTemplate, Unusable>,
     stop_ids: Vec<u32>,
-    load: LoadStats,
     skipped: SkippedTensors,
 }
 
@@ -153,6 +166,7 @@ pub struct EngineBuilder {
     path: PathBuf,
     device: DeviceChoice,
     load: LoadOptions,
+    placement: Placement,
 }
 
 impl Engine {
@@ -162,6 +176,7 @@ impl Engine {
             path: path.as_ref().to_owned(),
             device: DeviceChoice::default(),
             load: LoadOptions::default(),
+            placement: Placement::default(),
         }
     }
 
@@ -187,13 +202,18 @@ impl Engine {
     }
 
     /// What loading cost.
-    pub fn load_stats(&self) -> &LoadStats {
-        &self.inner.load
+    pub fn load_stats(&self) -> LoadStats {
+        self.inner.model.load_stats()
     }
 
     /// Tensors of the checkpoint that this engine does not use.
     pub fn skipped(&self) -> &SkippedTensors {
         &self.inner.skipped
+    }
+
+    /// Where experts were found since the engine was loaded, by all its sessions.
+    pub fn expert_stats(&self) -> ExpertStats {
+        self.inner.model.expert_stats()
     }
 
     /// Why [`DeviceChoice::Auto`] took the processor in a build that could use a GPU.
@@ -220,6 +240,38 @@ impl EngineBuilder {
         self
     }
 
+    /// Keeps so many experts on the GPU, whatever its memory would hold; the others come when they are needed.
+    pub fn expert_slots(mut self, slots: usize) -> Self {
+        self.placement.slots = Some(slots);
+        self
+    }
+
+    /// Keeps at most so many bytes of expert records in host memory; the others stay in the checkpoint's files and are
+    /// read when they are needed. By default all are kept if they fit.
+    pub fn host_budget(mut self, bytes: u64) -> Self {
+        self.placement.host_budget = Some(bytes);
+        self
+    }
+
+    /// Decides what is kept where not everything fits.
+    pub fn cache_policy(mut self, policy: CachePolicy) -> Self {
+        self.placement.policy = policy;
+        self
+    }
+
+    /// Whether the CPU computes a share of the experts that are not on the GPU; it does by default.
+    pub fn cpu_share(mut self, share: bool) -> Self {
+        self.placement.cpu_share = share;
+        self
+    }
+
+    /// Faults on purpose, for tests.
+    #[doc(hidden)]
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.placement.faults = faults;
+        self
+    }
+
     /// Calls `progress` while loading, from loading threads.
     pub fn on_load(mut self, progress: impl Fn(LoadProgress) + Send + Sync + 'static) -> Self {
         self.load.progress = Some(Arc::new(progress));
@@ -238,12 +290,11 @@ impl EngineBuilder {
     /// [`Error::Config`], [`Error::Checkpoint`] with all faults, [`Error::Io`], [`Error::OutOfMemory`],
     /// [`Error::Cancelled`].
     pub fn load(self) -> Result<Engine> {
-        let checkpoint = Checkpoint::open(&self.path)?;
+        let checkpoint = Arc::new(Checkpoint::open(&self.path)?);
         // Before the weights are read: a device that is not there, or cannot run the model, should not cost minutes to
         // find out.
         let device = Chosen::new(self.device, self.load.threads)?;
         device.supports(checkpoint.config())?;
-        let loaded = checkpoint.load(&self.load)?;
         let config = checkpoint.config().clone();
         let dir = checkpoint.dir().to_owned();
 
@@ -261,7 +312,7 @@ impl EngineBuilder {
         stop_ids.dedup();
 
         let fallback = device.fallback();
-        let model = device.model(config, &loaded)?;
+        let model = device.model(&checkpoint, &self.load, &self.placement)?;
         Ok(Engine {
             inner: Arc::new(Inner {
                 model,
@@ -269,7 +320,6 @@ impl EngineBuilder {
                 tokenizer,
                 template,
                 stop_ids,
-                load: loaded.stats,
                 skipped: checkpoint.skipped().clone(),
             }),
         })
@@ -322,11 +372,16 @@ impl Chosen {
         }
     }
 
-    fn model(self, config: ModelConfig, loaded: &LoadedWeights) -> Result<Arc<dyn AnyModel>> {
+    fn model(
+        self,
+        checkpoint: &Arc<Checkpoint>,
+        load: &LoadOptions,
+        placement: &Placement,
+    ) -> Result<Arc<dyn AnyModel>> {
         Ok(match self {
-            Chosen::Cpu(device, _) => Arc::new(Model::new(config, device, loaded)?),
+            Chosen::Cpu(device, _) => Arc::new(Model::load(checkpoint, device, load, placement)?),
             #[cfg(feature = "cuda")]
-            Chosen::Cuda(device) => Arc::new(Model::new(config, *device, loaded)?),
+            Chosen::Cuda(device) => Arc::new(Model::load(checkpoint, *device, load, placement)?),
         })
     }
 }

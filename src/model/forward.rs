@@ -3,12 +3,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{ABSORB_UP_TO, Model, PREFILL_CHUNK, RoutedExperts};
-use crate::checkpoint::ExpertRecords;
+use super::{ABSORB_UP_TO, Model, PREFILL_CHUNK};
 use crate::checkpoint::weights::{Attention, GatedMlp, Mlp, Query};
-use crate::device::cpu::{HostJob, Workers};
-use crate::device::{Device, MlaCall, MlaForm, Pass, Precision, Routing, Shape, Site, Trip};
+use crate::device::{Device, MlaCall, MlaForm, Precision, Routing, Shape, Site, Trip};
 use crate::error::{Error, NonFinite, Result};
+use crate::experts::residency::LayerCall;
 
 /// Watched modules whose rows are not simply the chunk's tokens.
 const EXPERTS: &str = "mlp.experts";
@@ -124,6 +123,7 @@ impl<D: Device> Model<D> {
 
         work.replay.clear();
         self.head(work, head.clone())?;
+        self.experts.check(device)?;
         match device.tripped(&mut work.guard)? {
             Some(trip) => Err(self.locate(trip, start, &head, work)?.into()),
             None => self.check_routing(work, start),
@@ -180,31 +180,27 @@ impl<D: Device> Model<D> {
     ) -> Result<()> {
         let device = &self.device;
         let site = |module| Site { layer: Some(layer), module };
-        device.linear(&work.normed, router, &mut work.router_logits)?;
-        device.watch(&work.router_logits, site("mlp.gate"), &mut work.guard)?;
-        let Some(routing) = &mut work.routing[layer] else { unreachable!("a layer of experts has a routing") };
-        device.route(&work.router_logits, bias, &self.config.moe, routing)?;
-        if let Some(Some(replayed)) = work.replay.get(layer) {
+        let Workspace { hidden, normed, update, router_logits, pairs, routing, replay, guard, .. } = work;
+        device.linear(normed, router, router_logits)?;
+        device.watch(router_logits, site("mlp.gate"), guard)?;
+        let Some(routing) = &mut routing[layer] else { unreachable!("a layer of experts has a routing") };
+        device.route(router_logits, bias, &self.config.moe, routing)?;
+        if let Some(Some(replayed)) = replay.get(layer) {
             device.write_routing(replayed, routing)?;
         }
-        match &self.experts {
-            RoutedExperts::Device(slots) => {
-                device.experts(&work.normed, slots, layer, Pass::Residents, routing, &mut work.pairs)?;
-            }
-            RoutedExperts::Host { layers, workers } => {
-                let Some(records) = &layers[layer] else { unreachable!("a layer of experts has records") };
-                host_experts(device, workers, records, &work.normed, routing, &mut work.pairs)?;
-            }
+        // Shared experts are always there: they are computed while routed ones are on their way.
+        let call = LayerCall { layer, x: normed, routing: &mut *routing, pairs: &mut *pairs };
+        self.experts.compute(device, call, || {
+            let Some(shared) = shared else { return Ok(()) };
+            device.gated_mlp(normed, shared, update)?;
+            device.watch(update, site("mlp.shared_experts"), guard)
+        })?;
+        device.watch(pairs, site(EXPERTS), guard)?;
+        device.combine(pairs, routing, hidden)?;
+        match shared {
+            Some(_) => device.add(update, hidden),
+            None => Ok(()),
         }
-        device.watch(&work.pairs, site(EXPERTS), &mut work.guard)?;
-        device.combine(&work.pairs, routing, &mut work.hidden)?;
-
-        if let Some(shared) = shared {
-            device.gated_mlp(&work.normed, shared, &mut work.update)?;
-            device.watch(&work.update, site("mlp.shared_experts"), &mut work.guard)?;
-            device.add(&work.update, &mut work.hidden)?;
-        }
-        Ok(())
     }
 
     fn head(&self, work: &mut Workspace<D>, rows: Range<usize>) -> Result<()> {
@@ -253,34 +249,4 @@ impl<D: Device> Model<D> {
         };
         Ok(NonFinite { layer, expert, tensor: module.to_owned(), row: start + token, column: trip.col })
     }
-}
-
-/// Computes all experts where their records lie.
-fn host_experts<D: Device>(
-    device: &D,
-    workers: &Workers,
-    records: &ExpertRecords,
-    x: &D::Tensor,
-    routing: &D::Routing,
-    pairs: &mut D::Tensor,
-) -> Result<()> {
-    let (mut host, mut rows) = (Routing::default(), Vec::new());
-    device.read_routing(routing, &mut host)?;
-    device.read(x, &mut rows)?;
-    let hidden = records.layout().parts().down.layout.rows;
-    let mut out = vec![0.0; host.sorted_pairs().len() * hidden];
-    let (mut rest, mut jobs) = (out.as_mut_slice(), Vec::new());
-    for expert in 0..records.count() {
-        let of_expert = host.pairs_of(expert);
-        if !of_expert.is_empty() {
-            let (out, later) = rest.split_at_mut(of_expert.len() * hidden);
-            let mlp = records.layout().views(records.record(expert));
-            let tokens = of_expert.map(|pair| host.pair(pair).0 as u32).collect();
-            jobs.push(HostJob { mlp, tokens, out });
-            rest = later;
-        }
-    }
-    workers.host_experts(&rows, &mut jobs);
-    device.blank_pairs(routing, pairs)?;
-    device.write_rows(pairs, 0, &out)
 }

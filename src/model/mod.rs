@@ -7,13 +7,14 @@ mod forward;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use crate::checkpoint::weights::Weights;
-use crate::checkpoint::{ExpertRecords, LoadedWeights};
+use crate::checkpoint::{Checkpoint, LoadOptions, LoadStats};
 use crate::config::ModelConfig;
-use crate::device::cpu::Workers;
-use crate::device::{Device, Routing, SampleSettings, SlotAt};
+use crate::device::{Device, Routing, SampleSettings};
 use crate::error::{Error, Result};
+use crate::experts::residency::{Placement, Residency};
 
 /// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size. Large enough that decoding
 /// the weights is a small part of a chunk's work, small enough that its activations are (K2: 0.2 GB).
@@ -28,15 +29,8 @@ pub struct Model<D: Device> {
     config: ModelConfig,
     device: D,
     weights: Weights<D::Matrix, D::Vector>,
-    experts: RoutedExperts<D>,
-}
-
-/// Where the routed experts are, which is where they are computed.
-enum RoutedExperts<D: Device> {
-    /// Every expert in a slot of its own.
-    Device(D::Slots),
-    /// In host memory: by layer, none in dense ones.
-    Host { layers: Vec<Option<ExpertRecords>>, workers: Arc<Workers> },
+    experts: Residency<D>,
+    load: LoadStats,
 }
 
 /// Which rows of a forward pass go through the head.
@@ -49,15 +43,27 @@ enum Head {
 }
 
 impl<D: Device> Model<D> {
-    /// Brings loaded weights to the device.
+    /// Reads a checkpoint, brings the trunk to the device and the experts to where the placement says.
     ///
     /// # Errors
-    /// What the device reports, [`Error::OutOfMemory`] above all.
-    pub fn new(config: ModelConfig, device: D, loaded: &LoadedWeights) -> Result<Model<D>> {
+    /// [`Error::Checkpoint`] with the damaged tensors, [`Error::Io`], [`Error::Cancelled`]; what the device reports,
+    /// [`Error::OutOfMemory`] above all.
+    pub fn load(
+        checkpoint: &Arc<Checkpoint>,
+        device: D,
+        load: &LoadOptions,
+        placement: &Placement,
+    ) -> Result<Model<D>> {
+        let begun = Instant::now();
+        let config = checkpoint.config().clone();
+        let loaded = checkpoint.load_trunk(load)?;
         let weights =
             loaded.trunk.try_map::<_, _, Error>(&mut |m| device.matrix(m), &mut |v| device.vector(v))?;
-        let experts = RoutedExperts::new(&device, config.moe.num_experts, &loaded.experts)?;
-        Ok(Model { config, device, weights, experts })
+        let load = load.after(loaded.stats.bytes, checkpoint.bytes());
+        let experts = Residency::load(checkpoint, &device, &load, placement)?;
+        let bytes = loaded.stats.bytes + experts.store_stats().bytes;
+        let load = LoadStats { bytes, seconds: begun.elapsed().as_secs_f64() };
+        Ok(Model { config, device, weights, experts, load })
     }
 
     /// The configuration it runs.
@@ -70,6 +76,16 @@ impl<D: Device> Model<D> {
         &self.device
     }
 
+    /// What loading cost.
+    pub fn load_stats(&self) -> LoadStats {
+        self.load
+    }
+
+    /// Its routed experts.
+    pub fn residency(&self) -> &Residency<D> {
+        &self.experts
+    }
+
     /// An empty sequence.
     ///
     /// # Errors
@@ -77,38 +93,6 @@ impl<D: Device> Model<D> {
     pub fn sequence(self: &Arc<Self>) -> Result<Sequence<D>> {
         let cache = self.device.kv_cache(self.config.num_layers, self.config.attention.cached_dim())?;
         Ok(Sequence { work: forward::Workspace::new(self)?, model: self.clone(), cache, len: 0 })
-    }
-}
-
-impl<D: Device> RoutedExperts<D> {
-    fn new(device: &D, experts: usize, layers: &[Option<ExpertRecords>]) -> Result<RoutedExperts<D>> {
-        let layouts: Vec<_> = layers.iter().map(|l| l.as_ref().map(|r| r.layout().clone())).collect();
-        let count = layers.iter().flatten().map(ExpertRecords::count).sum();
-        let Some(slots) = device.slots(&layouts, experts, count)? else {
-            let workers = match device.workers() {
-                Some(workers) => workers.clone(),
-                None => Arc::new(Workers::new(0)?),
-            };
-            return Ok(RoutedExperts::Host { layers: layers.to_vec(), workers });
-        };
-        let mut next = 0;
-        let mut filled = None;
-        for (layer, records) in layers.iter().enumerate() {
-            let Some(records) = records else { continue };
-            let mut places = Vec::with_capacity(experts);
-            for expert in 0..records.count() {
-                let at = SlotAt { slot: next, generation: 1 };
-                next += 1;
-                filled = Some(device.fill(&slots, at, Arc::new(records.shared(expert)))?);
-                places.push(Some(at));
-            }
-            device.place(&slots, layer, &places)?;
-        }
-        // Records are copied in order: the last fence stands behind all of them.
-        if let Some(last) = filled {
-            device.after(&last)?;
-        }
-        Ok(RoutedExperts::Device(slots))
     }
 }
 

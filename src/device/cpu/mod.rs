@@ -103,7 +103,7 @@ impl Device for CpuDevice {
     type Guard = Option<Trip>;
 
     fn placement(&self) -> String {
-        format!("CPU, {} threads, {}; all experts in host memory", self.threads(), self.isa().name())
+        format!("CPU, {} threads, {}", self.threads(), self.isa().name())
     }
 
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

@@ -109,7 +109,7 @@ impl Device for CudaDevice {
     type Guard = CudaGuard;
 
     fn placement(&self) -> String {
-        format!("{}; all experts in its memory", self.gpu.name())
+        self.gpu.name().to_owned()
     }
 
     fn supports(&self, attention: &AttentionConfig, moe: &MoeConfig) -> Result<()> {

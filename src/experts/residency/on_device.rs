@@ -15,7 +15,7 @@ use crate::error::{Error, Result, Tier};
 /// Slots of the device, what is in them and what is on its way.
 pub(super) struct OnDevice<D: Device> {
     pub(super) memory: D::Slots,
-    cache: Cache,
+    pub(super) cache: Cache,
     pub(super) tables: Vec<Table>,
     /// Experts of the model.
     all: usize,
@@ -37,7 +37,7 @@ pub(super) struct Table {
 impl<D: Device> OnDevice<D> {
     /// Empty slots.
     pub(super) fn new(
-        pub(super) memory: D::Slots,
+        memory: D::Slots,
         cache: Cache,
         layouts: &[Option<RecordLayout>],
         experts: usize,
@@ -58,6 +58,11 @@ impl<D: Device> OnDevice<D> {
             None => Ok(()),
             Some(reason) => Err(Error::DeviceLost { reason: reason.clone() }),
         }
+    }
+
+    /// Experts of the model.
+    pub(super) fn all(&self) -> usize {
+        self.all
     }
 
     /// Whether every expert of the model has its slot, so that nothing can be missed.
@@ -113,15 +118,23 @@ impl<D: Device> OnDevice<D> {
         Ok(())
     }
 
-    /// Leases what the layer's routing finds on the device, and lists what it does not find.
-    pub(super) fn hits_and_misses(&mut self, layer: usize, routing: &Routing, bytes: u64, stats: &mut ExpertStats) -> Result<Vec<Miss>> {
+    /// Leases what the layer's routing finds on the device, and lists what it does not find. `host_in` tells the seconds until
+    /// an expert's record, of so many bytes, is in host memory.
+    pub(super) fn hits_and_misses(
+        &mut self,
+        layer: usize,
+        routing: &Routing,
+        bytes: u64,
+        host_in: impl Fn(ExpertId) -> f64,
+        stats: &mut ExpertStats,
+    ) -> Result<Vec<Miss>> {
         let mut misses = Vec::new();
         for expert in routed(routing) {
             let id = ExpertId::new(layer, expert);
             self.cache.touch(id);
             if self.tables[layer].places[expert].is_none() {
                 let rows = routing.pairs_of(expert).len() as u32;
-                misses.push(Miss { expert: expert as u32, bytes, rows, arriving_in: None });
+                misses.push(Miss { expert: expert as u32, bytes, rows, arriving_in: None, host_in: host_in(id) });
                 continue;
             }
             self.lease(id)?;
