@@ -5,7 +5,7 @@ use abruzzi::checkpoint::weights::GatedMlp;
 use abruzzi::config::MoeConfig;
 use abruzzi::device::Precision;
 use abruzzi::device::cuda::kernels::route;
-use abruzzi::device::cuda::{CudaMatrix, CudaRouting, ExpertPool, Gpu};
+use abruzzi::device::cuda::{CudaMatrix, CudaRouting, CudaSlots, Gpu};
 use abruzzi::quant::{Format, MatrixLayout};
 use half::bf16;
 
@@ -49,7 +49,7 @@ pub fn expert(format: Format) -> (GatedMlp<MatrixLayout>, usize) {
 }
 
 /// A layer's experts, all alike.
-pub fn pool(gpu: &Gpu, random: &mut Random, format: Format, experts: usize) -> ExpertPool {
+pub fn pool(gpu: &Gpu, random: &mut Random, format: Format, experts: usize) -> CudaSlots {
     let (mlp, _) = expert(format);
     let layout = RecordLayout::new(&mlp);
     let mut record = vec![0; layout.size()];
@@ -58,7 +58,7 @@ pub fn pool(gpu: &Gpu, random: &mut Random, format: Format, experts: usize) -> E
         record[part.weight.clone()].copy_from_slice(&weight);
         record[part.scale.clone()].copy_from_slice(&scale);
     }
-    ExpertPool::resident(gpu, &layout, (0..experts).map(|_| record.as_slice())).unwrap()
+    CudaSlots::resident(gpu, &layout, (0..experts).map(|_| record.as_slice())).unwrap()
 }
 
 pub fn moe(num_experts: usize, top_k: usize) -> MoeConfig {

@@ -29,7 +29,7 @@ pub use inventory::{Amount, Inventory};
 pub use load::{HostVector, LoadStats, LoadedWeights};
 pub use manifest::SkippedTensors;
 pub use read::{LoadOptions, LoadProgress};
-pub use record::{ExpertRecords, Placed, RecordLayout};
+pub use record::{ExpertRecords, Placed, RecordLayout, SharedRecord};
 pub use verify::{VerifyReport, verify};
 
 use catalogue::{Catalogue, Located};

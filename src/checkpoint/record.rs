@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::region::{HostMatrix, HostRegion, PART_ALIGN, RECORD_ALIGN};
 use super::weights::GatedMlp;
-use crate::quant::MatrixLayout;
+use crate::quant::{MatrixLayout, MatrixView};
 
 /// Where a matrix lies in a record or region.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,30 @@ impl RecordLayout {
     pub fn parts(&self) -> &GatedMlp<Placed> {
         &self.parts
     }
+
+    /// The matrices in the bytes of a record.
+    ///
+    /// # Panics
+    /// If the record is not of this size.
+    pub fn views<'a>(&self, record: &'a [u8]) -> GatedMlp<MatrixView<'a>> {
+        assert_eq!(record.len(), self.size, "bytes of a record");
+        self.parts.map(|part| {
+            MatrixView::new(part.layout, &record[part.weight.clone()], &record[part.scale.clone()])
+        })
+    }
+}
+
+/// The bytes of one record, sharing the memory they lie in.
+#[derive(Debug, Clone)]
+pub struct SharedRecord {
+    region: Arc<HostRegion>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for SharedRecord {
+    fn as_ref(&self) -> &[u8] {
+        &self.region.bytes()[self.range.clone()]
+    }
 }
 
 /// The routed experts of one layer in host memory.
@@ -95,6 +119,16 @@ impl ExpertRecords {
     pub fn record(&self, expert: usize) -> &[u8] {
         assert!(expert < self.count, "expert {expert} of {}", self.count);
         &self.region.bytes()[expert * self.layout.size..][..self.layout.size]
+    }
+
+    /// [`ExpertRecords::record`], keeping the memory.
+    ///
+    /// # Panics
+    /// If there is no such expert.
+    pub fn shared(&self, expert: usize) -> SharedRecord {
+        assert!(expert < self.count, "expert {expert} of {}", self.count);
+        let start = expert * self.layout.size;
+        SharedRecord { region: self.region.clone(), range: start..start + self.layout.size }
     }
 
     /// The matrices of one expert.

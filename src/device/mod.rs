@@ -5,7 +5,7 @@
 //! documentation. Activations are matrices [rows, cols] with one row a token. Operations size their outputs
 //! themselves, so a workspace made for the largest batch serves every smaller one.
 //!
-//! A device knows pools of gated MLPs, not where they come from or which should be there: that is decided above.
+//! A device knows slots that hold gated MLPs, not where those come from or which should be there: that is decided above.
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -17,9 +17,11 @@ mod sigmoid;
 pub use draw::{SampleSettings, argmax};
 pub use routing::{Routing, RoutingFault};
 
+use std::any::Any;
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::checkpoint::ExpertRecords;
+use crate::checkpoint::RecordLayout;
 use crate::checkpoint::region::HostMatrix;
 use crate::checkpoint::weights::GatedMlp;
 use crate::config::{AttentionConfig, MoeConfig, RopeConfig};
@@ -87,6 +89,27 @@ pub struct MlaCall<'a> {
     pub form: MlaForm,
 }
 
+/// Where an expert lies: a slot, and the generation the slot must have for its content to be that expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotAt {
+    /// The slot.
+    pub slot: u32,
+    /// Its generation; never 0, which is a slot that holds nothing.
+    pub generation: u32,
+}
+
+/// Bytes of a record, the same and in place for as long as somebody holds this.
+pub type HostBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Which experts a call computes.
+#[derive(Debug, Clone, Copy)]
+pub enum Pass<'a> {
+    /// Those that the layer's table on the device names.
+    Residents,
+    /// Just these, wherever the table says they are: expert and place. No expert stands there twice.
+    Only(&'a [(u32, SlotAt)]),
+}
+
 /// A backend of the forward pass.
 ///
 /// Matrices multiply as y = W·x with x and y rows of tensors, accumulated in f32.
@@ -99,8 +122,12 @@ pub trait Device: Send + Sync + 'static {
     type Vector: Send + Sync;
     /// Key/value cache of one sequence, all layers.
     type KvCache: Send;
-    /// The gated MLPs of a layer's routed experts.
-    type Pool: Send + Sync;
+    /// Memory for expert records, and tables of which expert is where.
+    type Slots: Send + Sync;
+    /// A point in the device's work.
+    type Fence: Send + Sync;
+    /// Rows of a tensor on their way to the host.
+    type Rows: Send;
     /// Which experts a batch of tokens goes to.
     type Routing: Send;
     /// Remembers the first non-finite value among watched tensors.
@@ -126,14 +153,80 @@ pub trait Device: Send + Sync + 'static {
     /// Brings a vector to the device.
     fn vector(&self, host: &[f32]) -> Result<Self::Vector>;
 
-    /// Brings all routed experts of a layer to the device; host devices share the memory.
-    fn pool(&self, records: &ExpertRecords) -> Result<Self::Pool>;
+    /// Threads of this device that can compute experts where their records lie, if it has any.
+    fn workers(&self) -> Option<&Arc<cpu::Workers>> {
+        None
+    }
+
+    /// Slots for `count` records, empty, and a table for each layer with experts that names none; `layouts` by layer,
+    /// none in dense ones, each layer having `experts`. `None` from a device that computes experts where their records lie.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    fn slots(
+        &self,
+        layouts: &[Option<RecordLayout>],
+        experts: usize,
+        count: usize,
+    ) -> Result<Option<Self::Slots>>;
+
+    /// Copies a record into a slot, beside the computing: first the slot is marked as holding nothing, then it is
+    /// filled, then marked as `at.generation`. The fence is passed when all that is done, and keeps the bytes; if it is
+    /// dropped before, the device keeps them. The caller makes sure that nobody reads the slot any more.
+    ///
+    /// # Errors
+    /// What the device reports; the slot then holds nothing or, if the report is about something earlier, the record.
+    ///
+    /// # Panics
+    /// If there is no such slot, the record is larger than a slot, or the generation is 0.
+    fn fill(&self, slots: &Self::Slots, at: SlotAt, record: HostBytes) -> Result<Self::Fence>;
+
+    /// Replaces a layer's table: by expert, where it is, if it is anywhere. In order with the computing.
+    ///
+    /// # Panics
+    /// If the layer has no experts, or not as many.
+    fn place(&self, slots: &Self::Slots, layer: usize, places: &[Option<SlotAt>]) -> Result<()>;
+
+    /// The first layer with an expert that was computed but was not in the slot where its table said, that expert and
+    /// the slot, since the last call. Waits for the computing issued so far, once for all layers.
+    fn stale(&self, slots: &Self::Slots) -> Result<Option<(usize, usize, u32)>>;
+
+    /// A fence behind all computing issued so far.
+    fn fence(&self) -> Result<Self::Fence>;
+
+    /// Makes computing issued from here on wait, on the device, for the fence.
+    fn after(&self, fence: &Self::Fence) -> Result<()>;
+
+    /// Whether the device has passed the fence. Does not wait.
+    fn passed(&self, fence: &Self::Fence) -> Result<bool>;
+
+    /// Waits until the device has passed the fence.
+    fn wait(&self, fence: &Self::Fence) -> Result<()>;
+
+    /// Makes host memory fit for copies that run beside the host, until what is returned is dropped. [`Device::fill`] takes
+    /// other memory too, but has to copy it first.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] if the system refuses to lock so much, naming its limit.
+    fn pin(&self, bytes: HostBytes) -> Result<Box<dyn Any + Send + Sync>>;
 
     /// A tensor for up to `max_rows` rows; it starts with none.
     fn tensor(&self, max_rows: usize, cols: usize, precision: Precision) -> Result<Self::Tensor>;
 
     /// Copies all rows to host memory, row-major.
     fn read(&self, tensor: &Self::Tensor, out: &mut Vec<f32>) -> Result<()>;
+
+    /// Starts copying all rows to the host, as they are after what was issued so far.
+    fn post_rows(&self, tensor: &Self::Tensor) -> Result<Self::Rows>;
+
+    /// Waits for the copy that was posted, not for work issued after it; row-major.
+    fn take_rows(&self, rows: Self::Rows, out: &mut Vec<f32>) -> Result<()>;
+
+    /// Rows of the tensor from `first` on become `rows`, rounded to its precision.
+    ///
+    /// # Panics
+    /// If they are not whole rows that are in use.
+    fn write_rows(&self, tensor: &mut Self::Tensor, first: usize, rows: &[f32]) -> Result<()>;
 
     /// An empty cache for `layers` layers of `dim` elements a token.
     fn kv_cache(&self, layers: usize, dim: usize) -> Result<Self::KvCache>;
@@ -146,6 +239,10 @@ pub trait Device: Send + Sync + 'static {
 
     /// Room for the routing of up to `max_tokens` tokens.
     fn routing(&self, max_tokens: usize, moe: &MoeConfig) -> Result<Self::Routing>;
+
+    /// Starts copying the routing to the host, as it is after what was issued so far: [`Device::read_routing`] then waits for
+    /// this copy, not for work issued after it.
+    fn post_routing(&self, routing: &mut Self::Routing) -> Result<()>;
 
     /// Copies a routing to host memory.
     fn read_routing(&self, routing: &Self::Routing, out: &mut Routing) -> Result<()>;
@@ -246,11 +343,21 @@ pub trait Device: Send + Sync + 'static {
         routing: &mut Self::Routing,
     ) -> Result<()>;
 
-    /// pairs\[p\] = mlp(x[token of sorted pair p]) with the MLP of that pair's expert, not yet weighted.
+    /// Gives `pairs` a row for each pair of the routing, all NaN, so that a row that nobody computes is noticed.
+    fn blank_pairs(&self, routing: &Self::Routing, pairs: &mut Self::Tensor) -> Result<()>;
+
+    /// pairs\[p\] = mlp(x[token of sorted pair p]) with the MLP of that pair's expert, not yet weighted, for the experts of
+    /// the pass; other rows stay as they are. An expert whose slot has another generation than its place says is computed
+    /// as NaN, and [`Device::stale`] names it.
+    ///
+    /// # Panics
+    /// If the layer has no experts.
     fn experts(
         &self,
         x: &Self::Tensor,
-        pool: &Self::Pool,
+        slots: &Self::Slots,
+        layer: usize,
+        pass: Pass<'_>,
         routing: &Self::Routing,
         pairs: &mut Self::Tensor,
     ) -> Result<()>;

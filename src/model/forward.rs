@@ -3,9 +3,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{ABSORB_UP_TO, Model, PREFILL_CHUNK};
+use super::{ABSORB_UP_TO, Model, PREFILL_CHUNK, RoutedExperts};
+use crate::checkpoint::ExpertRecords;
 use crate::checkpoint::weights::{Attention, GatedMlp, Mlp, Query};
-use crate::device::{Device, MlaCall, MlaForm, Precision, Routing, Shape, Site, Trip};
+use crate::device::cpu::{HostJob, Workers};
+use crate::device::{Device, MlaCall, MlaForm, Pass, Precision, Routing, Shape, Site, Trip};
 use crate::error::{Error, NonFinite, Result};
 
 /// Watched modules whose rows are not simply the chunk's tokens.
@@ -180,14 +182,22 @@ impl<D: Device> Model<D> {
         let site = |module| Site { layer: Some(layer), module };
         device.linear(&work.normed, router, &mut work.router_logits)?;
         device.watch(&work.router_logits, site("mlp.gate"), &mut work.guard)?;
-        let (Some(routing), Some(pool)) = (&mut work.routing[layer], &self.experts[layer]) else {
-            unreachable!("a layer of experts has a pool of them, and a routing");
+        let Some(routing) = &mut work.routing[layer] else {
+            unreachable!("a layer of experts has a routing")
         };
         device.route(&work.router_logits, bias, &self.config.moe, routing)?;
         if let Some(Some(replayed)) = work.replay.get(layer) {
             device.write_routing(replayed, routing)?;
         }
-        device.experts(&work.normed, pool, routing, &mut work.pairs)?;
+        match &self.experts {
+            RoutedExperts::Device(slots) => {
+                device.experts(&work.normed, slots, layer, Pass::Residents, routing, &mut work.pairs)?;
+            }
+            RoutedExperts::Host { layers, workers } => {
+                let Some(records) = &layers[layer] else { unreachable!("a layer of experts has records") };
+                host_experts(device, workers, records, &work.normed, routing, &mut work.pairs)?;
+            }
+        }
         device.watch(&work.pairs, site(EXPERTS), &mut work.guard)?;
         device.combine(&work.pairs, routing, &mut work.hidden)?;
 
@@ -245,4 +255,34 @@ impl<D: Device> Model<D> {
         };
         Ok(NonFinite { layer, expert, tensor: module.to_owned(), row: start + token, column: trip.col })
     }
+}
+
+/// Computes all experts where their records lie.
+fn host_experts<D: Device>(
+    device: &D,
+    workers: &Workers,
+    records: &ExpertRecords,
+    x: &D::Tensor,
+    routing: &D::Routing,
+    pairs: &mut D::Tensor,
+) -> Result<()> {
+    let (mut host, mut rows) = (Routing::default(), Vec::new());
+    device.read_routing(routing, &mut host)?;
+    device.read(x, &mut rows)?;
+    let hidden = records.layout().parts().down.layout.rows;
+    let mut out = vec![0.0; host.sorted_pairs().len() * hidden];
+    let (mut rest, mut jobs) = (out.as_mut_slice(), Vec::new());
+    for expert in 0..records.count() {
+        let of_expert = host.pairs_of(expert);
+        if !of_expert.is_empty() {
+            let (out, later) = rest.split_at_mut(of_expert.len() * hidden);
+            let mlp = records.layout().views(records.record(expert));
+            let tokens = of_expert.map(|pair| host.pair(pair).0 as u32).collect();
+            jobs.push(HostJob { mlp, tokens, out });
+            rest = later;
+        }
+    }
+    workers.host_experts(&rows, &mut jobs);
+    device.blank_pairs(routing, pairs)?;
+    device.write_rows(pairs, 0, &out)
 }

@@ -11,7 +11,8 @@ use std::sync::atomic::AtomicBool;
 use crate::checkpoint::weights::Weights;
 use crate::checkpoint::{ExpertRecords, LoadedWeights};
 use crate::config::ModelConfig;
-use crate::device::{Device, Routing, SampleSettings};
+use crate::device::cpu::Workers;
+use crate::device::{Device, Routing, SampleSettings, SlotAt};
 use crate::error::{Error, Result};
 
 /// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size. Large enough that decoding
@@ -27,8 +28,15 @@ pub struct Model<D: Device> {
     config: ModelConfig,
     device: D,
     weights: Weights<D::Matrix, D::Vector>,
-    /// Per layer, the routed experts; none in dense layers.
-    experts: Vec<Option<D::Pool>>,
+    experts: RoutedExperts<D>,
+}
+
+/// Where the routed experts are, which is where they are computed.
+enum RoutedExperts<D: Device> {
+    /// Every expert in a slot of its own.
+    Device(D::Slots),
+    /// In host memory: by layer, none in dense ones.
+    Host { layers: Vec<Option<ExpertRecords>>, workers: Arc<Workers> },
 }
 
 /// Which rows of a forward pass go through the head.
@@ -48,8 +56,7 @@ impl<D: Device> Model<D> {
     pub fn new(config: ModelConfig, device: D, loaded: &LoadedWeights) -> Result<Model<D>> {
         let weights =
             loaded.trunk.try_map::<_, _, Error>(&mut |m| device.matrix(m), &mut |v| device.vector(v))?;
-        let pool = |records: &Option<ExpertRecords>| records.as_ref().map(|r| device.pool(r)).transpose();
-        let experts = loaded.experts.iter().map(pool).collect::<Result<_>>()?;
+        let experts = RoutedExperts::new(&device, config.moe.num_experts, &loaded.experts)?;
         Ok(Model { config, device, weights, experts })
     }
 
@@ -70,6 +77,38 @@ impl<D: Device> Model<D> {
     pub fn sequence(self: &Arc<Self>) -> Result<Sequence<D>> {
         let cache = self.device.kv_cache(self.config.num_layers, self.config.attention.cached_dim())?;
         Ok(Sequence { work: forward::Workspace::new(self)?, model: self.clone(), cache, len: 0 })
+    }
+}
+
+impl<D: Device> RoutedExperts<D> {
+    fn new(device: &D, experts: usize, layers: &[Option<ExpertRecords>]) -> Result<RoutedExperts<D>> {
+        let layouts: Vec<_> = layers.iter().map(|l| l.as_ref().map(|r| r.layout().clone())).collect();
+        let count = layers.iter().flatten().map(ExpertRecords::count).sum();
+        let Some(slots) = device.slots(&layouts, experts, count)? else {
+            let workers = match device.workers() {
+                Some(workers) => workers.clone(),
+                None => Arc::new(Workers::new(0)?),
+            };
+            return Ok(RoutedExperts::Host { layers: layers.to_vec(), workers });
+        };
+        let mut next = 0;
+        let mut filled = None;
+        for (layer, records) in layers.iter().enumerate() {
+            let Some(records) = records else { continue };
+            let mut places = Vec::with_capacity(experts);
+            for expert in 0..records.count() {
+                let at = SlotAt { slot: next, generation: 1 };
+                next += 1;
+                filled = Some(device.fill(&slots, at, Arc::new(records.shared(expert)))?);
+                places.push(Some(at));
+            }
+            device.place(&slots, layer, &places)?;
+        }
+        // Records are copied in order: the last fence stands behind all of them.
+        if let Some(last) = filled {
+            device.after(&last)?;
+        }
+        Ok(RoutedExperts::Device(slots))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use abruzzi::device::cuda::kernels::expert_bf16::{self, ExpertBf16Scratch};
 use abruzzi::device::cuda::{CudaDevice, Gpu};
-use abruzzi::device::{Device as _, Routing};
+use abruzzi::device::{Device as _, Pass, Routing};
 use abruzzi::quant::Format;
 use half::bf16;
 
@@ -21,8 +21,9 @@ const RELATIVE: f32 = 6.0 / 512.0;
 fn run(gpu: &Gpu, experts: &Experts, x: &[f32], routing: &Routing, decoded: usize) -> Vec<f32> {
     let bytes = decoded * experts.hidden * experts.intermediate * 2;
     experts.run_by(gpu, x, routing, |x, routing, out| {
-        let mut scratch = ExpertBf16Scratch::new(gpu, routing.pairs() + 2, &experts.pool, bytes).unwrap();
-        expert_bf16::experts_bf16(gpu, x, &experts.pool, routing, &mut scratch, out).unwrap();
+        let layer = experts.pool.layer(0);
+        let mut scratch = ExpertBf16Scratch::new(gpu, routing.pairs() + 2, layer, bytes).unwrap();
+        expert_bf16::experts_bf16(gpu, x, layer, routing, &mut scratch, out).unwrap();
     })
 }
 
@@ -84,12 +85,12 @@ fn experts_are_found_among_384_in_permuted_slots() {
     let (session, mut random) = (session(), random());
     let count = 384;
     for format in FORMATS {
-        let mut experts = Experts::random(&session.gpu, &mut random, format, count, 64, 32);
+        let experts = Experts::random(&session.gpu, &mut random, format, count, 64, 32);
         let mut slot_of = in_order(count);
         for i in (1..count).rev() {
             slot_of.swap(i, random.below(i + 1));
         }
-        experts.pool.set_table(&session.gpu, &slot_of).unwrap();
+        experts.pool.set_table(&slot_of).unwrap();
         let few = route(9, count, 8, |_| some(&mut random, count, 8));
         let ends = route(1, count, 2, |_| vec![0, count - 1]);
         let all = route(48, count, 8, |t| (t * 8..t * 8 + 8).collect());
@@ -156,21 +157,21 @@ fn an_expert_that_is_not_in_its_slot_is_reported_and_gives_nan() {
         session.every_schedule(|gpu| {
             experts = Experts::upload(gpu, std::mem::take(&mut experts.host));
             let pool = &mut experts.pool;
-            pool.set_table(gpu, &slot_of).unwrap();
-            pool.set_generation(gpu, 4, 2).unwrap();
+            pool.set_table(&slot_of).unwrap();
+            pool.set_generation(4, 2).unwrap();
             check(gpu, &experts, &[]);
             assert_eq!(experts.pool.stale().unwrap(), None, "expert 1 has no rows");
 
-            experts.pool.set_generation(gpu, 1, 2).unwrap();
-            experts.pool.set_generation(gpu, 3, 0).unwrap();
+            experts.pool.set_generation(1, 2).unwrap();
+            experts.pool.set_generation(3, 0).unwrap();
             check(gpu, &experts, &[2, 4]);
-            assert_eq!(experts.pool.stale().unwrap(), Some((2, 3)), "the smallest of both");
+            assert_eq!(experts.pool.stale().unwrap(), Some((0, 2, 3)), "the smallest of both");
 
             let mut gone = slot_of.clone();
             gone[0] = 1000;
-            experts.pool.set_table(gpu, &gone).unwrap();
+            experts.pool.set_table(&gone).unwrap();
             check(gpu, &experts, &[0, 2, 4]);
-            assert_eq!(experts.pool.stale().unwrap(), Some((0, 1000)), "a slot that is not there");
+            assert_eq!(experts.pool.stale().unwrap(), Some((0, 0, 1000)), "a slot that is not there");
         });
     }
 }
@@ -239,7 +240,7 @@ fn the_device_takes_the_kernels_that_suit_the_number_of_rows() {
             // Twice: the second time in scratch that is there.
             for _ in 0..2 {
                 let got = layer.run_by(gpu, &case.x, &case.routing, |x, routing, out| {
-                    device.experts(x, &layer.pool, routing, out).unwrap();
+                    device.experts(x, &layer.pool, 0, Pass::Residents, routing, out).unwrap();
                 });
                 assert_close((format, tokens), &got, &case.want, 64, WHOLE, RELATIVE);
             }

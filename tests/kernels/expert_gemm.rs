@@ -7,7 +7,7 @@ use abruzzi::checkpoint::weights::GatedMlp;
 use abruzzi::config::MoeConfig;
 use abruzzi::device::cuda::kernels::dequant::QuantisedTensor;
 use abruzzi::device::cuda::kernels::expert_gemm::{self, ExpertScratch};
-use abruzzi::device::cuda::{CudaRouting, CudaTensor, ExpertPool, Gpu};
+use abruzzi::device::cuda::{CudaRouting, CudaSlots, CudaTensor, Gpu};
 use abruzzi::device::{Precision, Routing};
 use abruzzi::quant::{MatrixLayout, fp8};
 use half::bf16;
@@ -269,13 +269,13 @@ impl Layer {
     }
 
     /// Every expert in the slot of its number.
-    fn pool(&self, gpu: &Gpu) -> ExpertPool {
+    fn pool(&self, gpu: &Gpu) -> CudaSlots {
         let records = (0..self.moe.num_experts).map(|e| self.records[e % self.records.len()].as_slice());
-        ExpertPool::resident(gpu, &self.layout, records).unwrap()
+        CudaSlots::resident(gpu, &self.layout, records).unwrap()
     }
 
     /// Runs it and checks every step but for the rows of experts that are `missing`, which must be NaN.
-    fn check(&self, gpu: &Gpu, pool: &ExpertPool, missing: &[usize]) {
+    fn check(&self, gpu: &Gpu, pool: &CudaSlots, missing: &[usize]) {
         let pairs = self.quantised.len();
         let x = CudaTensor::upload(gpu, self.hidden, Precision::Working, &self.x).unwrap();
         let mut routing = CudaRouting::new(gpu, self.routing.tokens() + 2, &self.moe).unwrap();
@@ -284,7 +284,7 @@ impl Layer {
         poison(gpu, &mut scratch.x);
         poison(gpu, &mut scratch.h);
         let mut out = poisoned_tensor(gpu, pairs + 3, self.hidden, Precision::Working);
-        expert_gemm::experts_fp8(gpu, &x, pool, &routing, &mut scratch, &mut out).unwrap();
+        expert_gemm::experts_fp8(gpu, &x, pool.layer(0), &routing, &mut scratch, &mut out).unwrap();
         let got = download(gpu, &out);
         assert_eq!(got.len(), pairs * self.hidden);
 
@@ -435,8 +435,8 @@ fn experts_are_where_the_table_says() {
     layer.records = renamed.iter().map(|&e: &usize| layer.records[e].clone()).collect();
     let slot_of: Vec<u32> = (0..6).map(|e| renamed.iter().position(|&r| r == e).unwrap() as u32).collect();
     session.every_schedule(|gpu| {
-        let mut pool = layer.pool(gpu);
-        pool.set_table(gpu, &slot_of).unwrap();
+        let pool = layer.pool(gpu);
+        pool.set_table(&slot_of).unwrap();
         layer.check(gpu, &pool, &[]);
         assert_eq!(pool.stale().unwrap(), None);
     });
@@ -450,18 +450,18 @@ fn an_expert_that_is_not_in_its_slot_is_reported() {
     let layer = Layer::new(&mut random, [144, 272], 6, 6, 1, &ids);
     session.every_schedule(|gpu| {
         let mut pool = layer.pool(gpu);
-        pool.set_generation(gpu, 1, 2).unwrap();
+        pool.set_generation(1, 2).unwrap();
         layer.check(gpu, &pool, &[]);
         assert_eq!(pool.stale().unwrap(), None, "expert 1 has no rows");
-        pool.set_generation(gpu, 4, 2).unwrap();
-        pool.set_generation(gpu, 2, 0).unwrap();
+        pool.set_generation(4, 2).unwrap();
+        pool.set_generation(2, 0).unwrap();
         layer.check(gpu, &pool, &[2, 4]);
-        assert_eq!(pool.stale().unwrap(), Some((2, 2)));
+        assert_eq!(pool.stale().unwrap(), Some((0, 2, 2)));
 
-        let mut pool = layer.pool(gpu);
-        pool.set_table(gpu, &[0, 1, 2, 3, 4, 1000]).unwrap();
+        let pool = layer.pool(gpu);
+        pool.set_table(&[0, 1, 2, 3, 4, 1000]).unwrap();
         layer.check(gpu, &pool, &[5]);
-        assert_eq!(pool.stale().unwrap(), Some((5, 1000)), "a slot that is not there");
+        assert_eq!(pool.stale().unwrap(), Some((0, 5, 1000)), "a slot that is not there");
     });
 }
 

@@ -4,7 +4,7 @@ use abruzzi::checkpoint::RecordLayout;
 use abruzzi::checkpoint::weights::GatedMlp;
 use abruzzi::config::MoeConfig;
 use abruzzi::device::cuda::kernels::expert_gemv::{self, ExpertGemvScratch};
-use abruzzi::device::cuda::{CudaRouting, CudaTensor, ExpertPool, Gpu};
+use abruzzi::device::cuda::{CudaRouting, CudaSlots, CudaTensor, Gpu};
 use abruzzi::device::{Precision, Routing, Shape as _};
 use abruzzi::quant::{Format, MatrixLayout};
 use half::bf16;
@@ -17,7 +17,7 @@ pub type Expert = GatedMlp<HostWeights>;
 /// A layer's experts on the host and in a pool whose padding is poison.
 pub struct Experts {
     pub host: Vec<Expert>,
-    pub pool: ExpertPool,
+    pub pool: CudaSlots,
     pub hidden: usize,
     pub intermediate: usize,
 }
@@ -55,7 +55,7 @@ impl Experts {
                 record
             })
             .collect();
-        let pool = ExpertPool::resident(gpu, &layout, records.iter().map(Vec::as_slice)).unwrap();
+        let pool = CudaSlots::resident(gpu, &layout, records.iter().map(Vec::as_slice)).unwrap();
         let MatrixLayout { rows: intermediate, cols: hidden, .. } = host[0].gate.layout;
         Experts { host, pool, hidden, intermediate }
     }
@@ -82,7 +82,7 @@ impl Experts {
     fn run(&self, gpu: &Gpu, x: &[f32], routing: &Routing) -> Vec<f32> {
         self.run_by(gpu, x, routing, |x, routing, out| {
             let mut scratch = ExpertGemvScratch::new(gpu, routing.pairs(), self.intermediate).unwrap();
-            expert_gemv::experts(gpu, x, &self.pool, routing, &mut scratch, out).unwrap();
+            expert_gemv::experts(gpu, x, self.pool.layer(0), routing, &mut scratch, out).unwrap();
         })
     }
 
@@ -208,12 +208,12 @@ fn experts_at_the_sizes_of_k2() {
 fn experts_are_found_among_384_in_permuted_slots() {
     let (session, mut random) = (session(), random());
     let count = 384;
-    let mut experts = Experts::random(&session.gpu, &mut random, Format::Int4Group32, count, 64, 32);
+    let experts = Experts::random(&session.gpu, &mut random, Format::Int4Group32, count, 64, 32);
     let mut slot_of: Vec<u32> = (0..count as u32).collect();
     for i in (1..count).rev() {
         slot_of.swap(i, random.below(i + 1));
     }
-    experts.pool.set_table(&session.gpu, &slot_of).unwrap();
+    experts.pool.set_table(&slot_of).unwrap();
     let mut routings = Vec::new();
     for &tokens in some_of(&[1, 3, 60], 2) {
         routings.push(route(tokens, count, 8, |_| some(&mut random, count, 8)));
@@ -253,8 +253,8 @@ fn a_stale_slot_is_reported_and_gives_nan() {
         let mut experts = Experts::random(gpu, &mut random, Format::Fp8Block, 6, 130, 70);
         // Expert e is in slot 5 − e; slots 1 and 3 (experts 4 and 2) hold something else by now.
         let slot_of: Vec<u32> = (0..6).rev().collect();
-        experts.pool.set_table(gpu, &slot_of).unwrap();
-        experts.pool.set_generation(gpu, 1, 2).unwrap();
+        experts.pool.set_table(&slot_of).unwrap();
+        experts.pool.set_generation(1, 2).unwrap();
         let x = bf16_values(&mut random, 20 * experts.hidden);
 
         // A stale slot that nobody asks for is no matter.
@@ -264,7 +264,7 @@ fn a_stale_slot_is_reported_and_gives_nan() {
         assert_close("none stale", &got, &want, experts.hidden, 1e-4, 1.0 / 128.0);
         assert_eq!(experts.pool.stale().unwrap(), None);
 
-        experts.pool.set_generation(gpu, 3, 9).unwrap();
+        experts.pool.set_generation(3, 9).unwrap();
         let routing = route(20, 6, 2, |t| vec![4, [0, 2, 5][t % 3]]);
         let got = experts.run(gpu, &x, &routing);
         let want = experts.expected(&x, &routing, &slot_of);
@@ -274,7 +274,7 @@ fn a_stale_slot_is_reported_and_gives_nan() {
                 _ => assert_close(pair, got, want, experts.hidden, 1e-4, 1.0 / 128.0),
             }
         }
-        assert_eq!(experts.pool.stale().unwrap(), Some((2, 3)), "the smallest of both");
+        assert_eq!(experts.pool.stale().unwrap(), Some((0, 2, 3)), "the smallest of both");
     });
 }
 

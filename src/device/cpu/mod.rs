@@ -5,16 +5,24 @@
 mod attention;
 mod matmul;
 mod simd;
+mod workers;
 
+use std::any::Any;
+use std::convert::Infallible;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 pub use attention::CpuKvCache;
 pub use simd::Isa;
+pub use workers::{HostJob, Workers};
 
-use super::{Device, MlaCall, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, Trip};
-use crate::checkpoint::ExpertRecords;
+use super::{
+    Device, HostBytes, MlaCall, Pass, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, SlotAt,
+    Trip,
+};
+use crate::checkpoint::RecordLayout;
 use crate::checkpoint::region::HostMatrix;
 use crate::checkpoint::weights::GatedMlp;
 use crate::config::{AttentionConfig, MoeConfig, RopeConfig};
@@ -23,8 +31,7 @@ use crate::error::{Error, Result};
 /// The machine's processor.
 #[derive(Debug)]
 pub struct CpuDevice {
-    pool: rayon::ThreadPool,
-    isa: Isa,
+    workers: Arc<Workers>,
 }
 
 /// Activations in host memory, row-major.
@@ -62,36 +69,17 @@ impl CpuDevice {
     /// # Errors
     /// If the threads cannot be started.
     pub fn new(threads: usize) -> Result<CpuDevice> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("abruzzi-{i}"))
-            .build()
-            .map_err(|e| Error::argument("threads", format!("cannot be started: {e}")))?;
-        Ok(CpuDevice { pool, isa: Isa::detect() })
+        Ok(CpuDevice { workers: Arc::new(Workers::new(threads)?) })
     }
 
     /// Worker threads.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.workers.threads()
     }
 
     /// The instruction set its kernels use.
     pub fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// down·(silu(gate·x) ⊙ (up·x)) of rows `x` into `out`.
-    fn gated(&self, x: &[f32], mlp: &GatedMlp<HostMatrix>, out: &mut [f32]) {
-        let tokens = x.len() / mlp.gate.layout.cols;
-        let width = mlp.gate.layout.rows;
-        let mut gate = vec![0.0; tokens * width];
-        let mut up = vec![0.0; tokens * width];
-        matmul::matmul(self.isa, mlp.gate.view(), x, &mut gate);
-        matmul::matmul(self.isa, mlp.up.view(), x, &mut up);
-        for (g, u) in gate.iter_mut().zip(&up) {
-            *g = *g / (1.0 + (-*g).exp()) * u;
-        }
-        matmul::matmul(self.isa, mlp.down.view(), &gate, out);
+        self.workers.isa()
     }
 }
 
@@ -109,16 +97,18 @@ impl Device for CpuDevice {
     type Matrix = HostMatrix;
     type Vector = Box<[f32]>;
     type KvCache = CpuKvCache;
-    type Pool = Vec<GatedMlp<HostMatrix>>;
+    type Slots = Infallible;
+    type Fence = ();
+    type Rows = Vec<f32>;
     type Routing = Routing;
     type Guard = Option<Trip>;
 
     fn placement(&self) -> String {
-        format!("CPU, {} threads, {}; all experts in host memory", self.threads(), self.isa.name())
+        format!("CPU, {} threads, {}; all experts in host memory", self.threads(), self.isa().name())
     }
 
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+        self.workers.install(work)
     }
 
     fn matrix(&self, host: &HostMatrix) -> Result<HostMatrix> {
@@ -129,8 +119,45 @@ impl Device for CpuDevice {
         Ok(host.into())
     }
 
-    fn pool(&self, records: &ExpertRecords) -> Result<Vec<GatedMlp<HostMatrix>>> {
-        Ok((0..records.count()).map(|e| records.expert(e)).collect())
+    fn workers(&self) -> Option<&Arc<Workers>> {
+        Some(&self.workers)
+    }
+
+    fn slots(&self, _: &[Option<RecordLayout>], _: usize, _: usize) -> Result<Option<Infallible>> {
+        Ok(None)
+    }
+
+    fn fill(&self, slots: &Infallible, _: SlotAt, _: HostBytes) -> Result<()> {
+        match *slots {}
+    }
+
+    fn place(&self, slots: &Infallible, _: usize, _: &[Option<SlotAt>]) -> Result<()> {
+        match *slots {}
+    }
+
+    fn stale(&self, slots: &Infallible) -> Result<Option<(usize, usize, u32)>> {
+        match *slots {}
+    }
+
+    // What is issued here is done when the call returns.
+    fn fence(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, (): &()) -> Result<()> {
+        Ok(())
+    }
+
+    fn passed(&self, (): &()) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn wait(&self, (): &()) -> Result<()> {
+        Ok(())
+    }
+
+    fn pin(&self, bytes: HostBytes) -> Result<Box<dyn Any + Send + Sync>> {
+        Ok(Box::new(bytes))
     }
 
     fn tensor(&self, max_rows: usize, cols: usize, _: Precision) -> Result<CpuTensor> {
@@ -149,6 +176,21 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn post_rows(&self, tensor: &CpuTensor) -> Result<Vec<f32>> {
+        Ok(tensor.data.clone())
+    }
+
+    fn take_rows(&self, rows: Vec<f32>, out: &mut Vec<f32>) -> Result<()> {
+        *out = rows;
+        Ok(())
+    }
+
+    fn write_rows(&self, tensor: &mut CpuTensor, first: usize, rows: &[f32]) -> Result<()> {
+        assert!(rows.len().is_multiple_of(tensor.cols), "whole rows");
+        tensor.data[first * tensor.cols..][..rows.len()].copy_from_slice(rows);
+        Ok(())
+    }
+
     fn kv_cache(&self, layers: usize, dim: usize) -> Result<CpuKvCache> {
         Ok(CpuKvCache::new(layers, dim))
     }
@@ -159,6 +201,10 @@ impl Device for CpuDevice {
 
     fn routing(&self, _: usize, _: &MoeConfig) -> Result<Routing> {
         Ok(Routing::default())
+    }
+
+    fn post_routing(&self, _: &mut Routing) -> Result<()> {
+        Ok(())
     }
 
     fn read_routing(&self, routing: &Routing, out: &mut Routing) -> Result<()> {
@@ -197,7 +243,7 @@ impl Device for CpuDevice {
     }
 
     fn linear(&self, x: &CpuTensor, w: &HostMatrix, out: &mut CpuTensor) -> Result<()> {
-        matmul::matmul(self.isa, w.view(), &x.data, out.resize(x.rows()));
+        matmul::matmul(self.isa(), w.view(), &x.data, out.resize(x.rows()));
         Ok(())
     }
 
@@ -209,7 +255,8 @@ impl Device for CpuDevice {
     }
 
     fn gated_mlp(&self, x: &CpuTensor, mlp: &GatedMlp<HostMatrix>, out: &mut CpuTensor) -> Result<()> {
-        self.gated(&x.data, mlp, out.resize(x.rows()));
+        let mlp = GatedMlp { gate: mlp.gate.view(), up: mlp.up.view(), down: mlp.down.view() };
+        workers::gated(self.isa(), &x.data, &mlp, out.resize(x.rows()));
         Ok(())
     }
 
@@ -263,7 +310,7 @@ impl Device for CpuDevice {
         let (tokens, heads, v) = (q.rows(), call.attention.num_heads, call.attention.v_head_dim);
         let by_head: Vec<Vec<f32>> = (0..heads)
             .into_par_iter()
-            .map(|head| attention::Head { q: &q.data, kv_b, cache, call, head, tokens }.compute(self.isa))
+            .map(|head| attention::Head { q: &q.data, kv_b, cache, call, head, tokens }.compute(self.isa()))
             .collect();
         let out = out.resize(tokens);
         for (h, rows) in by_head.iter().enumerate() {
@@ -289,32 +336,21 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn blank_pairs(&self, routing: &Routing, pairs: &mut CpuTensor) -> Result<()> {
+        pairs.resize(routing.sorted_pairs().len()).fill(f32::NAN);
+        Ok(())
+    }
+
     fn experts(
         &self,
-        x: &CpuTensor,
-        pool: &Vec<GatedMlp<HostMatrix>>,
-        routing: &Routing,
-        pairs: &mut CpuTensor,
+        _: &CpuTensor,
+        slots: &Infallible,
+        _: usize,
+        _: Pass<'_>,
+        _: &Routing,
+        _: &mut CpuTensor,
     ) -> Result<()> {
-        let cols = pairs.cols;
-        let mut rest = pairs.resize(routing.sorted_pairs().len());
-        let mut groups = Vec::new();
-        for (expert, mlp) in pool.iter().enumerate() {
-            let of_expert = routing.pairs_of(expert);
-            if !of_expert.is_empty() {
-                let (out, later) = rest.split_at_mut(of_expert.len() * cols);
-                groups.push((of_expert, mlp, out));
-                rest = later;
-            }
-        }
-        groups.into_par_iter().for_each(|(of_expert, mlp, out)| {
-            let mut gathered = Vec::with_capacity(of_expert.len() * x.cols);
-            for pair in of_expert {
-                gathered.extend_from_slice(x.row(routing.pair(pair).0));
-            }
-            self.gated(&gathered, mlp, out);
-        });
-        Ok(())
+        match *slots {}
     }
 
     fn combine(&self, pairs: &CpuTensor, routing: &Routing, sum: &mut CpuTensor) -> Result<()> {

@@ -1,27 +1,32 @@
 //! The forward pass on a GPU: which kernel does what, and the memory they share.
 //!
-//! Everything is issued on one stream, in order; nothing waits for the device until a result is asked for. Scratch
+//! Computing is issued on one stream, in order; nothing waits for the device until a result is asked for. Records are copied
+//! into slots on another stream, beside it. Scratch
 //! memory belongs to the device: since all of its users are ordered by the stream, they can share it.
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::copies::CudaFence;
 use super::gpu::Gpu;
 use super::kernels::dequant;
 use super::kernels::expert_bf16::{self, ExpertBf16Scratch};
 use super::kernels::expert_gemm::{self, ExpertScratch};
 use super::kernels::expert_gemv::{self, ExpertGemvScratch};
-use super::kernels::mla::{self, MlaScratch};
-use super::kernels::{elementwise, gemm, gemv, norm, rope, route, sample, watch};
+use super::kernels::{elementwise, gemm, gemv, mla, norm, rope, route, sample, watch};
 use super::memory::Buffer;
 use super::routing::{NO_FAULT, fault_of};
-use super::{CudaKvCache, CudaMatrix, CudaRouting, CudaTensor, ExpertPool};
-use crate::checkpoint::ExpertRecords;
+use super::scratch::{DrawScratch, Scratch, fit, fit_tensor};
+use super::staging::Pin;
+use super::{CudaKvCache, CudaMatrix, CudaRouting, CudaRows, CudaSlots, CudaTensor};
+use crate::checkpoint::RecordLayout;
 use crate::checkpoint::region::HostMatrix;
 use crate::checkpoint::weights::GatedMlp;
 use crate::config::{AttentionConfig, MoeConfig, RopeConfig};
 use crate::device::{
-    Device, MlaCall, MlaForm, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, Trip,
+    Device, HostBytes, MlaCall, MlaForm, Pass, Precision, Routing, RoutingFault, SampleSettings, Shape, Site,
+    SlotAt, Trip,
 };
 use crate::error::Result;
 use crate::quant::Format;
@@ -44,61 +49,10 @@ pub struct CudaDevice {
     scratch: Mutex<Scratch>,
 }
 
-/// Memory between kernels, as large as anything so far needed it.
-#[derive(Default)]
-struct Scratch {
-    ids: Option<Buffer<u32>>,
-    /// Inverse frequencies on the device, and what they are.
-    frequencies: Option<(Vec<f32>, Buffer<f32>)>,
-    gate: Option<CudaTensor>,
-    up: Option<CudaTensor>,
-    hidden: Option<CudaTensor>,
-    /// A weight matrix in bf16.
-    decoded: Option<CudaTensor>,
-    experts: Option<ExpertScratch>,
-    expert_bf16: Option<ExpertBf16Scratch>,
-    expert_gemv: Option<ExpertGemvScratch>,
-    mla: MlaScratch,
-    draw: Option<DrawScratch>,
-    /// Of all layers' routings.
-    faults: Option<Buffer<u64>>,
-}
-
-/// What a draw takes and leaves.
-struct DrawScratch {
-    word: Buffer<u64>,
-    id: Buffer<u32>,
-    fault: Buffer<u32>,
-}
-
 /// Watched tensors so far, and the device's record of the first non-finite value among them.
 pub struct CudaGuard {
     sites: Vec<Site>,
     word: Buffer<u64>,
-}
-
-/// What `slot` holds if it can be made to fit, else something new in its place.
-fn fit<T>(
-    slot: &mut Option<T>,
-    fits: impl FnOnce(&mut T) -> bool,
-    make: impl FnOnce() -> Result<T>,
-) -> Result<&mut T> {
-    // What does not fit is freed first: there may not be room for both.
-    let fitting = slot.take().and_then(|mut held| fits(&mut held).then_some(held));
-    Ok(slot.insert(match fitting {
-        Some(held) => held,
-        None => make()?,
-    }))
-}
-
-/// A bf16 tensor of this width with room for `rows` rows.
-fn fit_tensor<'a>(
-    gpu: &Gpu,
-    slot: &'a mut Option<CudaTensor>,
-    rows: usize,
-    cols: usize,
-) -> Result<&'a mut CudaTensor> {
-    fit(slot, |t| t.reshape(rows, cols), || CudaTensor::new(gpu, rows, cols, Precision::Working))
 }
 
 impl CudaDevice {
@@ -143,23 +97,14 @@ impl CudaDevice {
     }
 }
 
-impl Scratch {
-    fn frequencies(&mut self, gpu: &Gpu, rope: &RopeConfig) -> Result<&Buffer<f32>> {
-        let known = self.frequencies.take().filter(|(known, _)| *known == rope.inv_freq);
-        let held = match known {
-            Some(held) => held,
-            None => (rope.inv_freq.clone(), gpu.upload(&rope.inv_freq, "rotary frequencies")?),
-        };
-        Ok(&self.frequencies.insert(held).1)
-    }
-}
-
 impl Device for CudaDevice {
     type Tensor = CudaTensor;
     type Matrix = CudaMatrix;
     type Vector = Buffer<f32>;
     type KvCache = CudaKvCache;
-    type Pool = ExpertPool;
+    type Slots = CudaSlots;
+    type Fence = CudaFence;
+    type Rows = CudaRows;
     type Routing = CudaRouting;
     type Guard = CudaGuard;
 
@@ -184,9 +129,45 @@ impl Device for CudaDevice {
         self.gpu.upload(host, "a weight vector")
     }
 
-    fn pool(&self, records: &ExpertRecords) -> Result<ExpertPool> {
-        let each = (0..records.count()).map(|expert| records.record(expert));
-        ExpertPool::resident(&self.gpu, records.layout(), each)
+    fn slots(
+        &self,
+        layouts: &[Option<RecordLayout>],
+        experts: usize,
+        count: usize,
+    ) -> Result<Option<CudaSlots>> {
+        CudaSlots::new(&self.gpu, layouts, experts, count).map(Some)
+    }
+
+    fn fill(&self, slots: &CudaSlots, at: SlotAt, record: HostBytes) -> Result<CudaFence> {
+        slots.fill(at, record)
+    }
+
+    fn place(&self, slots: &CudaSlots, layer: usize, places: &[Option<SlotAt>]) -> Result<()> {
+        slots.place(layer, places)
+    }
+
+    fn stale(&self, slots: &CudaSlots) -> Result<Option<(usize, usize, u32)>> {
+        slots.stale()
+    }
+
+    fn fence(&self) -> Result<CudaFence> {
+        CudaFence::of_computing(&self.gpu)
+    }
+
+    fn after(&self, fence: &CudaFence) -> Result<()> {
+        fence.before_computing()
+    }
+
+    fn passed(&self, fence: &CudaFence) -> Result<bool> {
+        fence.passed()
+    }
+
+    fn wait(&self, fence: &CudaFence) -> Result<()> {
+        fence.wait()
+    }
+
+    fn pin(&self, bytes: HostBytes) -> Result<Box<dyn Any + Send + Sync>> {
+        Ok(Box::new(Pin::new(&self.gpu, bytes)?))
     }
 
     fn tensor(&self, max_rows: usize, cols: usize, precision: Precision) -> Result<CudaTensor> {
@@ -195,6 +176,18 @@ impl Device for CudaDevice {
 
     fn read(&self, tensor: &CudaTensor, out: &mut Vec<f32>) -> Result<()> {
         tensor.download(&self.gpu, out)
+    }
+
+    fn post_rows(&self, tensor: &CudaTensor) -> Result<CudaRows> {
+        tensor.post(&self.gpu)
+    }
+
+    fn take_rows(&self, rows: CudaRows, out: &mut Vec<f32>) -> Result<()> {
+        rows.take(out)
+    }
+
+    fn write_rows(&self, tensor: &mut CudaTensor, first: usize, rows: &[f32]) -> Result<()> {
+        tensor.write_rows(&self.gpu, first, rows)
     }
 
     fn kv_cache(&self, layers: usize, dim: usize) -> Result<CudaKvCache> {
@@ -207,6 +200,10 @@ impl Device for CudaDevice {
 
     fn routing(&self, max_tokens: usize, moe: &MoeConfig) -> Result<CudaRouting> {
         CudaRouting::new(&self.gpu, max_tokens, moe)
+    }
+
+    fn post_routing(&self, routing: &mut CudaRouting) -> Result<()> {
+        routing.post(&self.gpu)
     }
 
     fn read_routing(&self, routing: &CudaRouting, out: &mut Routing) -> Result<()> {
@@ -225,7 +222,7 @@ impl Device for CudaDevice {
         let words = fit(&mut scratch.faults, fits, || self.gpu.alloc(layers.len(), "routing faults"))?;
         let routed = || layers.iter().enumerate().filter_map(|(layer, r)| Some((layer, r.as_ref()?)));
         for (at, (_, routing)) in routed().enumerate() {
-            words.slice_mut(at..=at).copy_from(&self.gpu, routing.fault.all())?;
+            words.slice_mut(at..=at).copy_from(&self.gpu, routing.fault())?;
         }
         let found = words.slice(..routed().count()).download(&self.gpu)?;
         let first = routed().zip(found).find_map(|((layer, _), word)| Some((layer, fault_of(word)?)));
@@ -352,38 +349,47 @@ impl Device for CudaDevice {
         route::route(&self.gpu, logits, bias.all(), moe, routing)
     }
 
+    fn blank_pairs(&self, routing: &CudaRouting, pairs: &mut CudaTensor) -> Result<()> {
+        pairs.resize(routing.pairs());
+        pairs.blank(&self.gpu)
+    }
+
     fn experts(
         &self,
         x: &CudaTensor,
-        pool: &ExpertPool,
+        slots: &CudaSlots,
+        layer: usize,
+        pass: Pass<'_>,
         routing: &CudaRouting,
         pairs: &mut CudaTensor,
     ) -> Result<()> {
+        // Held to the end: launches with a pass's table follow its upload.
         let scratch = &mut *self.scratch();
-        let parts = pool.layout().parts();
+        let layer = slots.pass(layer, pass, &mut scratch.pass)?;
+        let parts = layer.layout().parts();
         let (count, width) = (routing.pairs(), parts.gate.layout.rows);
-        if pool.format() == Format::Fp8Block
+        if layer.format() == Format::Fp8Block
             && x.rows() > SMALL_BATCH
             && x.cols().is_multiple_of(16)
             && width.is_multiple_of(16)
         {
             let make = || ExpertScratch::new(&self.gpu, count, x.cols(), width);
             let scratch = fit(&mut scratch.experts, |s| s.reshape(count, x.cols(), width), make)?;
-            return expert_gemm::experts_fp8(&self.gpu, x, pool, routing, scratch, pairs);
+            return expert_gemm::experts_fp8(&self.gpu, x, layer, routing, scratch, pairs);
         }
-        let many = match pool.format() {
+        let many = match layer.format() {
             Format::Bf16 => Some(MANY_ROWS_BF16),
             Format::Int4Group32 => Some(MANY_ROWS_INT4),
             _ => None,
         };
-        if many.is_some_and(|rows| count > rows * pool.experts()) && expert_bf16::suits(pool) {
-            let make = || ExpertBf16Scratch::new(&self.gpu, count, pool, expert_bf16::DECODED_BYTES);
-            let scratch = fit(&mut scratch.expert_bf16, |s| s.fits(count, pool), make)?;
-            return expert_bf16::experts_bf16(&self.gpu, x, pool, routing, scratch, pairs);
+        if many.is_some_and(|rows| count > rows * layer.experts()) && expert_bf16::suits(layer) {
+            let make = || ExpertBf16Scratch::new(&self.gpu, count, layer, expert_bf16::DECODED_BYTES);
+            let scratch = fit(&mut scratch.expert_bf16, |s| s.fits(count, layer), make)?;
+            return expert_bf16::experts_bf16(&self.gpu, x, layer, routing, scratch, pairs);
         }
         let make = || ExpertGemvScratch::new(&self.gpu, count, width);
         let scratch = fit(&mut scratch.expert_gemv, |s| s.reshape(count, width), make)?;
-        expert_gemv::experts(&self.gpu, x, pool, routing, scratch, pairs)
+        expert_gemv::experts(&self.gpu, x, layer, routing, scratch, pairs)
     }
 
     fn combine(&self, pairs: &CudaTensor, routing: &CudaRouting, sum: &mut CudaTensor) -> Result<()> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
+use super::copies::Copies;
 use super::images::{self, Image, Kernel};
 use super::{describe_error, failed};
 use crate::error::{Error, Result};
@@ -22,6 +23,7 @@ pub struct Gpu {
 struct Inner {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    copies: Copies,
     /// By image; loaded when the first of its kernels is launched.
     modules: Mutex<Vec<Option<sys::CUmodule>>>,
     functions: RwLock<HashMap<(usize, &'static str), Function>>,
@@ -98,10 +100,13 @@ impl Gpu {
         // SAFETY: this module orders its own work: one compute stream, and fences of its own beside it.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
+        context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
+        let copies = Copies::new()?;
         Ok(Gpu {
             inner: Arc::new(Inner {
                 context,
                 stream,
+                copies,
                 modules: Mutex::new(vec![None; images::COUNT]),
                 functions: RwLock::default(),
                 replacements,
@@ -131,7 +136,12 @@ impl Gpu {
         self.inner.stream.cu_stream()
     }
 
-    /// Waits for everything issued so far.
+    /// What copies beside the computing go by.
+    pub(super) fn copies(&self) -> &Copies {
+        &self.inner.copies
+    }
+
+    /// Waits for all computing issued so far.
     ///
     /// # Errors
     /// [`Error::Cuda`]: the first failure of anything issued.
@@ -220,9 +230,12 @@ impl Gpu {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_err() {
+            self.copies.forget();
             return;
         }
         let _ = self.stream.synchronize();
+        // SAFETY: the context is current, and nobody has the GPU any more.
+        unsafe { self.copies.close() };
         for module in self.modules.get_mut().unwrap_or_else(PoisonError::into_inner).iter().flatten() {
             // SAFETY: loaded by this object, and nothing runs any more. A context that failed may refuse; the driver
             // then takes the module down with the context.

@@ -170,6 +170,16 @@ impl<'a, T: Pod> Slice<'a, T> {
         self.len == 0
     }
 
+    /// The same bytes as elements of another type.
+    ///
+    /// # Panics
+    /// If they are not whole elements of it, or not aligned for it.
+    pub fn cast<U: Pod>(self) -> Slice<'a, U> {
+        let bytes = self.len * size_of::<T>();
+        assert!(bytes.is_multiple_of(size_of::<U>()) && self.address.is_multiple_of(align_of::<U>() as u64));
+        Slice { address: self.address, len: bytes / size_of::<U>(), element: PhantomData }
+    }
+
     /// A part of this part.
     ///
     /// # Panics
@@ -212,7 +222,17 @@ impl<'a, T: Pod> Slice<'a, T> {
     }
 }
 
-impl<T: Pod> SliceMut<'_, T> {
+impl<'a, T: Pod> SliceMut<'a, T> {
+    /// The same bytes as elements of another type.
+    ///
+    /// # Panics
+    /// If they are not whole elements of it, or not aligned for it.
+    pub fn cast<U: Pod>(self) -> SliceMut<'a, U> {
+        let shared = Slice::<T> { address: self.address, len: self.len, element: PhantomData };
+        let Slice { address, len, .. } = shared.cast::<U>();
+        SliceMut { address, len, element: PhantomData }
+    }
+
     /// First byte, as kernels take it.
     pub fn address(&self) -> u64 {
         self.address

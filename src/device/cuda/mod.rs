@@ -3,6 +3,7 @@
 //! With `ABRUZZI_EMULATE=1` the stand-in driver of the `cuda-emulator` crate takes its place. Types of the driver
 //! binding stay in this module.
 
+mod copies;
 mod device;
 mod gpu;
 mod images;
@@ -21,18 +22,21 @@ mod memory;
 )]
 #[rustfmt::skip]
 mod params;
-mod pool;
 mod routing;
+mod scratch;
+mod slots;
+mod staging;
 mod tensor;
 mod timing;
 
+pub use copies::CudaFence;
 pub use device::{CudaDevice, CudaGuard};
 pub use gpu::Gpu;
 pub use kv::{CudaKvCache, KvPages};
 pub use memory::{Buffer, Slice, SliceMut};
-pub use pool::ExpertPool;
 pub use routing::CudaRouting;
-pub use tensor::{CudaMatrix, CudaTensor};
+pub use slots::{CudaSlots, LayerSlots};
+pub use tensor::{CudaMatrix, CudaRows, CudaTensor};
 
 use cudarc::driver::{CudaContext, DriverError, sys};
 

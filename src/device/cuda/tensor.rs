@@ -6,8 +6,9 @@ use std::sync::Arc;
 use half::bf16;
 
 use super::gpu::Gpu;
-use super::memory::Buffer;
+use super::memory::{Buffer, Slice};
 use super::params::{TensorMap, WeightMatrix};
+use super::staging::Staging;
 use crate::checkpoint::region::{HostMatrix, PART_ALIGN};
 use crate::device::{Precision, Shape};
 use crate::error::Result;
@@ -59,17 +60,7 @@ impl CudaTensor {
         let mut tensor = CudaTensor::new(gpu, rows, cols, precision)?;
         tensor.resize(rows);
         let mut host = vec![0u8; tensor.memory.len()];
-        let pitch = tensor.stride() * element_bytes(precision);
-        for (row, bytes) in values.chunks_exact(cols).zip(host.chunks_exact_mut(pitch)) {
-            match precision {
-                Precision::Full => bytes[..cols * 4].copy_from_slice(bytemuck::cast_slice(row)),
-                Precision::Working => {
-                    for (v, b) in row.iter().zip(bytes.chunks_exact_mut(2)) {
-                        b.copy_from_slice(&bf16::from_f32(*v).to_le_bytes());
-                    }
-                }
-            }
-        }
+        tensor.encode(values, &mut host);
         tensor.memory.all_mut().write(gpu, &host)?;
         Ok(tensor)
     }
@@ -79,24 +70,63 @@ impl CudaTensor {
     /// # Errors
     /// [`crate::Error::Cuda`], also for what failed before.
     pub fn download(&self, gpu: &Gpu, out: &mut Vec<f32>) -> Result<()> {
-        out.clear();
-        let pitch = self.stride() * element_bytes(self.precision);
-        let host = self.memory.slice(..self.rows * pitch).download(gpu)?;
-        for bytes in host.chunks_exact(pitch) {
-            match self.precision {
-                Precision::Full => out.extend(
-                    bytes[..self.cols * 4]
-                        .chunks_exact(4)
-                        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-                ),
-                Precision::Working => out.extend(
-                    bytes[..self.cols * 2]
-                        .chunks_exact(2)
-                        .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
-                ),
-            }
-        }
+        decode(&self.used().download(gpu)?, self.precision, self.cols, self.stride(), out);
         Ok(())
+    }
+
+    /// Starts copying the rows in use to the host, as they are after everything issued before.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cuda`].
+    pub fn post(&self, gpu: &Gpu) -> Result<CudaRows> {
+        let (precision, cols, stride) = (self.precision, self.cols, self.stride());
+        Ok(CudaRows { staging: Staging::download(gpu, self.used())?, precision, cols, stride })
+    }
+
+    /// Rows from `first` on become `values`, rounded to the precision, after everything issued before.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cuda`].
+    ///
+    /// # Panics
+    /// If they are not whole rows in use.
+    pub fn write_rows(&mut self, gpu: &Gpu, first: usize, values: &[f32]) -> Result<()> {
+        let rows = values.len() / self.cols;
+        assert_eq!(values.len(), rows * self.cols, "whole rows of {}", self.cols);
+        assert!(first + rows <= self.rows, "rows {first}..{} of {}", first + rows, self.rows);
+        let pitch = self.stride() * element_bytes(self.precision);
+        let to = self.memory.slice_mut(first * pitch..(first + rows) * pitch);
+        let (address, len) = (to.address(), to.len());
+        // SAFETY: the rows are as many bytes of this tensor, which is borrowed alone; the stream orders the copy.
+        unsafe { Staging::upload(gpu, address, len, |bytes| self.encode(values, bytes)) }
+    }
+
+    /// Makes the rows in use NaN.
+    pub(super) fn blank(&mut self, gpu: &Gpu) -> Result<()> {
+        let bytes = self.used().len();
+        self.memory.slice_mut(..bytes).fill_bytes(gpu, 0xff)
+    }
+
+    /// The bytes of the rows in use.
+    fn used(&self) -> Slice<'_, u8> {
+        self.memory.slice(..self.rows * self.stride() * element_bytes(self.precision))
+    }
+
+    /// Writes whole rows as they lie in the device's memory; what is between them becomes zero.
+    fn encode(&self, values: &[f32], out: &mut [u8]) {
+        let pitch = self.stride() * element_bytes(self.precision);
+        for (row, bytes) in values.chunks_exact(self.cols).zip(out.chunks_exact_mut(pitch)) {
+            let (row_bytes, padding) = bytes.split_at_mut(self.cols * element_bytes(self.precision));
+            match self.precision {
+                Precision::Full => row_bytes.copy_from_slice(bytemuck::cast_slice(row)),
+                Precision::Working => {
+                    for (v, b) in row.iter().zip(row_bytes.chunks_exact_mut(2)) {
+                        b.copy_from_slice(&bf16::from_f32(*v).to_le_bytes());
+                    }
+                }
+            }
+            padding.fill(0);
+        }
     }
 
     /// Gives the memory another shape, if it is large enough: no rows are in use after it.
@@ -142,6 +172,41 @@ impl CudaTensor {
     #[doc(hidden)]
     pub fn memory_mut(&mut self) -> &mut Buffer<u8> {
         &mut self.memory
+    }
+}
+
+/// Rows of a tensor on their way to the host.
+pub struct CudaRows {
+    staging: Staging,
+    precision: Precision,
+    cols: usize,
+    stride: usize,
+}
+
+impl CudaRows {
+    /// The rows, once they are there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cuda`], also for what failed before.
+    pub fn take(self, out: &mut Vec<f32>) -> Result<()> {
+        decode(self.staging.bytes()?, self.precision, self.cols, self.stride, out);
+        Ok(())
+    }
+}
+
+/// Rows as they lie in the device's memory, as f32.
+fn decode(rows: &[u8], precision: Precision, cols: usize, stride: usize, out: &mut Vec<f32>) {
+    out.clear();
+    for bytes in rows.chunks_exact(stride * element_bytes(precision)) {
+        let row = &bytes[..cols * element_bytes(precision)];
+        match precision {
+            Precision::Full => {
+                out.extend(row.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            }
+            Precision::Working => {
+                out.extend(row.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()));
+            }
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use crate::device::cuda::gpu::{Gpu, Launch};
 use crate::device::cuda::images::{GEMM, Kernel};
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::params::{GemmConstant, GroupSlotsParams};
-use crate::device::cuda::pool::ExpertPool;
 use crate::device::cuda::routing::CudaRouting;
+use crate::device::cuda::slots::LayerSlots;
 use crate::device::cuda::tensor::CudaTensor;
 use crate::device::{Precision, Shape};
 use crate::error::Result;
@@ -47,13 +47,13 @@ pub struct ExpertBf16Scratch {
 }
 
 /// hidden and intermediate width.
-fn widths(pool: &ExpertPool) -> (usize, usize) {
+fn widths(pool: LayerSlots<'_>) -> (usize, usize) {
     let gate = pool.layout().parts().gate.layout;
     (gate.cols, gate.rows)
 }
 
 /// Experts whose matrices are decoded at a time, and the bytes of one.
-fn batch(pool: &ExpertPool, decoded_bytes: usize) -> (usize, usize) {
+fn batch(pool: LayerSlots<'_>, decoded_bytes: usize) -> (usize, usize) {
     let most = pool.experts().clamp(1, GemmConstant::GEMM_MAX_GROUPS as usize);
     match pool.format() {
         Format::Bf16 => (most, 0),
@@ -73,7 +73,7 @@ impl ExpertBf16Scratch {
     pub fn new(
         gpu: &Gpu,
         max_pairs: usize,
-        pool: &ExpertPool,
+        pool: LayerSlots<'_>,
         decoded_bytes: usize,
     ) -> Result<ExpertBf16Scratch> {
         let (hidden, intermediate) = widths(pool);
@@ -92,7 +92,7 @@ impl ExpertBf16Scratch {
     }
 
     /// Whether it will do for `pairs` pairs on the experts of this pool.
-    pub fn fits(&self, pairs: usize, pool: &ExpertPool) -> bool {
+    pub fn fits(&self, pairs: usize, pool: LayerSlots<'_>) -> bool {
         let (hidden, intermediate) = widths(pool);
         let (_, each) = batch(pool, 0);
         self.x.max_rows() >= pairs
@@ -103,7 +103,7 @@ impl ExpertBf16Scratch {
 }
 
 /// Whether [`experts_bf16`] can multiply with the experts of this pool.
-pub fn suits(pool: &ExpertPool) -> bool {
+pub fn suits(pool: LayerSlots<'_>) -> bool {
     let (hidden, intermediate) = widths(pool);
     matches!(pool.format(), Format::Bf16 | Format::Int4Group32)
         && hidden.is_multiple_of(COLUMN_ALIGN)
@@ -111,7 +111,7 @@ pub fn suits(pool: &ExpertPool) -> bool {
 }
 
 /// `pairs`\[p\] = mlp(x\[token of sorted pair p\]) by the expert of the pair, not weighted; `x` and `pairs` bf16. An expert that
-/// is not in its slot makes its rows NaN and shows in [`ExpertPool::stale`].
+/// is not in its slot makes its rows NaN and shows in [`CudaSlots::stale`](crate::device::cuda::CudaSlots::stale).
 ///
 /// # Errors
 /// [`crate::Error::Cuda`] if a launch is refused.
@@ -122,7 +122,7 @@ pub fn suits(pool: &ExpertPool) -> bool {
 pub fn experts_bf16(
     gpu: &Gpu,
     x: &CudaTensor,
-    pool: &ExpertPool,
+    pool: LayerSlots<'_>,
     routing: &CudaRouting,
     scratch: &mut ExpertBf16Scratch,
     pairs: &mut CudaTensor,
@@ -174,21 +174,21 @@ fn batches(experts: usize, batch: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// A matrix of the expert in every slot.
-fn weights<'a>(pool: &'a ExpertPool, matrix: &Placed) -> GroupedWeights<'a> {
+fn weights<'a>(pool: LayerSlots<'a>, matrix: &Placed) -> GroupedWeights<'a> {
     GroupedWeights::new(
         pool.memory(),
         matrix.layout,
         matrix.weight.start,
         matrix.scale.start,
-        pool.slots(),
-        pool.layout().size(),
+        pool.count(),
+        pool.pitch(),
     )
 }
 
 /// Looks up where experts with rows are.
 fn group_slots(
     gpu: &Gpu,
-    pool: &ExpertPool,
+    pool: LayerSlots<'_>,
     routing: &CudaRouting,
     scratch: &mut ExpertBf16Scratch,
 ) -> Result<()> {

@@ -9,8 +9,8 @@ use crate::device::cuda::kernels::dequant::{self, QuantisedTensor};
 use crate::device::cuda::params::{
     ActivationType, ExpertGemm, ExpertGemmParams, ExpertMatrix, ExpertSlots, TensorMap,
 };
-use crate::device::cuda::pool::ExpertPool;
 use crate::device::cuda::routing::CudaRouting;
+use crate::device::cuda::slots::LayerSlots;
 use crate::device::cuda::tensor::{CudaMatrix, CudaTensor, MapElement, MapShape};
 use crate::device::{Precision, Shape};
 use crate::error::Result;
@@ -107,7 +107,7 @@ pub fn linear_fp8(
 }
 
 /// `pairs`\[p\] = mlp(x\[token of sorted pair p\]) by the expert of the pair, not weighted; `pairs` bf16. An expert that is not
-/// in its slot makes its rows NaN and shows in [`ExpertPool::stale`].
+/// in its slot makes its rows NaN and shows in [`CudaSlots::stale`](crate::device::cuda::CudaSlots::stale).
 ///
 /// # Errors
 /// [`crate::Error::Cuda`] if a launch is refused.
@@ -117,7 +117,7 @@ pub fn linear_fp8(
 pub fn experts_fp8(
     gpu: &Gpu,
     x: &CudaTensor,
-    pool: &ExpertPool,
+    pool: LayerSlots<'_>,
     routing: &CudaRouting,
     scratch: &mut ExpertScratch,
     pairs: &mut CudaTensor,

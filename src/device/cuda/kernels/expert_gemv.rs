@@ -6,8 +6,8 @@ use super::gemv::{ROWS, THREADS, shared_bytes, token_tile};
 use crate::device::cuda::gpu::{Gpu, Launch};
 use crate::device::cuda::images::{EXPERT_GEMV, Kernel};
 use crate::device::cuda::params::ExpertGemvParams;
-use crate::device::cuda::pool::ExpertPool;
 use crate::device::cuda::routing::CudaRouting;
+use crate::device::cuda::slots::LayerSlots;
 use crate::device::cuda::tensor::CudaTensor;
 use crate::device::{Precision, Shape};
 use crate::error::Result;
@@ -39,7 +39,7 @@ impl ExpertGemvScratch {
 /// pairs\[p\] = down·(silu(gate·x) ⊙ (up·x)) for every sorted pair p, not yet weighted; x is that of the pair's token, the
 /// weights are those of its expert. Weights are read once for every 16 tokens an expert has. `x` and `pairs` are bf16.
 ///
-/// An expert whose slot is stale gives rows of NaN, and [`ExpertPool::stale`] names it.
+/// An expert whose slot is stale gives rows of NaN, and [`CudaSlots::stale`](crate::device::cuda::CudaSlots::stale) names it.
 ///
 /// # Errors
 /// [`crate::Error::Cuda`] if a launch is refused.
@@ -49,7 +49,7 @@ impl ExpertGemvScratch {
 pub fn experts(
     gpu: &Gpu,
     x: &CudaTensor,
-    pool: &ExpertPool,
+    pool: LayerSlots<'_>,
     routing: &CudaRouting,
     scratch: &mut ExpertGemvScratch,
     pairs: &mut CudaTensor,

@@ -53,26 +53,26 @@ pub fn route(
         (1..=moe.n_group).contains(&moe.topk_group) && moe.num_experts.is_multiple_of(moe.n_group),
         "groups"
     );
-    assert!(tokens <= routing.max_tokens(), "{tokens} tokens, room for {}", routing.max_tokens());
     assert!(tokens * moe.top_k <= i32::MAX as usize, "pairs are counted in 32 bits");
-    routing.tokens = tokens;
+    routing.resize(tokens);
     if tokens == 0 {
-        routing.offsets.all_mut().clear(gpu)?;
-        return routing.fault.all_mut().write(gpu, &[NO_FAULT]);
+        routing.offsets_mut().clear(gpu)?;
+        return routing.fault_mut().write(gpu, &[NO_FAULT]);
     }
 
     let block_tokens =
         tokens.div_ceil(gpu.multiprocessors() as usize).clamp(*BLOCK_TOKENS.start(), *BLOCK_TOKENS.end());
+    let outputs = routing.outputs();
     let params = RouteParams {
         logits: logits.address(),
         bias: bias.address(),
-        ids: routing.ids.all_mut().address(),
-        weights: routing.weights.all_mut().address(),
-        sorted: routing.sorted.all_mut().address(),
-        sorted_tokens: routing.sorted_tokens.all_mut().address(),
-        positions: routing.positions.all_mut().address(),
-        offsets: routing.offsets.all_mut().address(),
-        fault: routing.fault.all_mut().address(),
+        ids: outputs.ids,
+        weights: outputs.weights,
+        sorted: outputs.sorted,
+        sorted_tokens: outputs.sorted_tokens,
+        positions: outputs.positions,
+        offsets: outputs.offsets,
+        fault: outputs.fault,
         progress: routing.progress.all_mut().address(),
         logits_stride: logits.stride() as u32,
         tokens: tokens as u32,
@@ -86,7 +86,7 @@ pub fn route(
         reserved: 0,
     };
     let launch = Launch::linear(tokens.div_ceil(block_tokens) as u32, THREADS);
-    // SAFETY: the kernel reads `tokens` rows of logits and the bias, writes tokens · top_k words of five buffers that have
+    // SAFETY: the kernel reads `tokens` rows of logits and the bias, writes tokens · top_k words of five lists that have
     // room for them, experts + 1 offsets and the fault; `progress` belongs to this routing and launches on it are ordered.
     unsafe { gpu.launch(kernel, launch, &params) }
 }
