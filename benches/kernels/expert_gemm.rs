@@ -36,7 +36,9 @@ pub fn benches(bench: &mut Bench) {
             let routing = routing(gpu, random, tokens, &moe);
             let mut scratch = ExpertScratch::new(gpu, pairs, HIDDEN, INNER).unwrap();
             let mut out = poisoned_tensor(gpu, pairs, HIDDEN, Precision::Working);
-            Box::new(move |gpu| expert_gemm::experts_fp8(gpu, &x, pool.layer(0), &routing, &mut scratch, &mut out))
+            Box::new(move |gpu| {
+                expert_gemm::experts_fp8(gpu, &x, pool.layer(0), &routing, &mut scratch, &mut out)
+            })
         });
     }
 }

@@ -23,7 +23,9 @@ pub fn benches(bench: &mut Bench) {
                 let routing = routing(gpu, random, tokens, &moe);
                 let mut scratch = ExpertGemvScratch::new(gpu, pairs, INNER).unwrap();
                 let mut out = poisoned_tensor(gpu, pairs, HIDDEN, Precision::Working);
-                Box::new(move |gpu| expert_gemv::experts(gpu, &x, pool.layer(0), &routing, &mut scratch, &mut out))
+                Box::new(move |gpu| {
+                    expert_gemv::experts(gpu, &x, pool.layer(0), &routing, &mut scratch, &mut out)
+                })
             });
         }
     }

@@ -330,24 +330,3 @@ fn dequantising_reads_and_writes_each_byte_once() {
         }
     }
 }
-
-#[test]
-fn dequantising_to_fp16_reads_and_writes_each_byte_once() {
-    let (session, mut random) = (session(), random());
-    let layout = MatrixLayout { format: Format::Fp8Block, rows: 256, cols: 2048 };
-    // Scales of 1, which saturate nothing, and such that half of the elements do: counting them is no traffic.
-    for largest in [1.0, 1e6] {
-        let (weight, scale) = weights(&mut random, layout, |_| largest);
-        let matrix = CudaMatrix::from_parts(&session.gpu, layout, &weight, &scale).unwrap();
-        let mut out = session.gpu.alloc_zeroed::<u16>(layout.rows * layout.cols, "fp16 weights").unwrap();
-        let mut saturated = session.gpu.upload(&[0u32], "a counter").unwrap();
-        let counted = session.counted(|gpu| {
-            dequant::fp8_to_f16(gpu, &matrix, &mut out.all_mut(), &mut saturated.all_mut()).unwrap();
-        });
-        assert_eq!(saturated.download().unwrap()[0] > 0, largest > 1.0);
-        if let Some(counts) = counted {
-            let least = weight.len() + scale.len() + layout.rows * layout.cols * 2 + 4;
-            assert_moves(&counts, "fp8_to_f16", least);
-        }
-    }
-}

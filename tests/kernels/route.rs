@@ -356,33 +356,5 @@ fn one_launch_and_each_byte_once() {
         // Logits and bias in; ids, weights, sorted pairs, their tokens, positions and offsets out.
         let least = (4 * (tokens * 384 + 384 + 5 * pairs + 385)) as u64;
         assert!(moved * 100 <= least * 105, "{tokens} tokens: {moved} bytes, {least} at least");
-        eprintln!("{tokens} tokens: {} bank replays, of the sort", counts["bank_replays"]);
-    }
-}
-
-/// With groups of whole rows of banks, or none, conflicts only come from ids that share a bank in the sort: none if no 32 pairs
-/// of a warp do.
-#[test]
-fn no_bank_conflict_but_by_ids() {
-    let session = session();
-    // Token t takes two experts of each of the first four groups, the banks of 4 tokens' being all 32.
-    let (tokens, k) = (64, 8);
-    for (experts, groups) in [(256, (1, 1)), (256, (8, 4)), (384, (12, 4)), (512, (16, 4))] {
-        let config = moe(experts, k, groups);
-        let size = if groups.0 == 1 { 32 } else { experts / groups.0 };
-        let mut logits = vec![-1.0; tokens * experts];
-        for (token, row) in logits.chunks_exact_mut(experts).enumerate() {
-            for rank in 0..k {
-                // In any group of at least 32 there is one place for each bank.
-                let (group, bank) = (rank / 2, (rank + token % 4 * k) % 32);
-                let place = (group * size..).find(|e| e % 32 == bank).unwrap();
-                row[place] = 1.0;
-            }
-        }
-        let batch = Batch { moe: config, logits, bias: vec![0.0; experts] };
-        let mut routing = CudaRouting::new(&session.gpu, tokens, &config).unwrap();
-        let Some(counts) = session.counted(|gpu| batch.check(gpu, &mut routing)) else { return };
-        let counts = &counts[&format!("route_{experts}")]["counters"];
-        assert_eq!(counts["bank_replays"], 0, "{experts} experts, groups {groups:?}");
     }
 }

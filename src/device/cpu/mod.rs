@@ -19,7 +19,8 @@ pub use simd::Isa;
 pub use workers::{HostJob, Workers};
 
 use super::{
-    Device, HostBytes, MlaCall, Pass, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, SlotAt, Trip,
+    Device, HostBytes, MlaCall, Pass, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, SlotAt,
+    Trip,
 };
 use crate::checkpoint::RecordLayout;
 use crate::checkpoint::region::HostMatrix;

@@ -203,7 +203,8 @@ impl CudaRouting {
     pub fn post(&mut self, gpu: &Gpu) -> Result<()> {
         // What was posted before goes back first: it may be what is taken.
         self.posted = None;
-        self.posted = Some(Staging::download(gpu, self.memory.slice(..self.range(List::SortedTokens).start))?);
+        self.posted =
+            Some(Staging::download(gpu, self.memory.slice(..self.range(List::SortedTokens).start))?);
         Ok(())
     }
 

@@ -277,11 +277,9 @@ impl Pin {
         let (start, len) = (memory.as_ptr() as usize, memory.len());
         let mut pinned = locked(&gpu.copies().pinned);
         // SAFETY: the memory is there until it is unregistered: the pin keeps it.
-        unsafe {
-            sys::cuMemHostRegister_v2(start as *mut c_void, len, sys::CU_MEMHOSTREGISTER_PORTABLE)
-        }
-        .result()
-        .map_err(|error| refused(len, pinned.values().sum(), failed("cuMemHostRegister")(error)))?;
+        unsafe { sys::cuMemHostRegister_v2(start as *mut c_void, len, sys::CU_MEMHOSTREGISTER_PORTABLE) }
+            .result()
+            .map_err(|error| refused(len, pinned.values().sum(), failed("cuMemHostRegister")(error)))?;
         pinned.insert(start, len);
         drop(pinned);
         Ok(Pin { gpu: gpu.clone(), start, _bytes: bytes })

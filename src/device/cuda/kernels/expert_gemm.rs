@@ -9,8 +9,8 @@ use crate::device::cuda::kernels::dequant::{self, QuantisedTensor};
 use crate::device::cuda::params::{
     ActivationType, ExpertGemm, ExpertGemmParams, ExpertMatrix, ExpertSlots, TensorMap,
 };
-use crate::device::cuda::slots::LayerSlots;
 use crate::device::cuda::routing::CudaRouting;
+use crate::device::cuda::slots::LayerSlots;
 use crate::device::cuda::tensor::{CudaMatrix, CudaTensor, MapElement, MapShape};
 use crate::device::{Precision, Shape};
 use crate::error::Result;
