@@ -52,7 +52,11 @@ impl Policy for Oldest {
             return Victim::Bypass;
         }
         let used = |id: &&ExpertId| self.used.get(*id).copied().unwrap_or(0);
-        self.resident.iter().filter(|&&id| may_go(id)).min_by_key(used).map_or(Victim::None, |&id| Victim::Evict(id))
+        self.resident
+            .iter()
+            .filter(|&&id| may_go(id))
+            .min_by_key(used)
+            .map_or(Victim::None, |&id| Victim::Evict(id))
     }
 
     fn worth(&self, id: ExpertId) -> f64 {
@@ -284,8 +288,12 @@ fn every_budget_gives_every_expert() {
             assert!(held.iter().all(Result::is_ok));
         }
         for budget in [0, truth.slot - 1] {
-            let store =
-                HostStore::new(truth.checkpoint.clone(), Some(budget), Box::<Oldest>::default(), options(|_| {}));
+            let store = HostStore::new(
+                truth.checkpoint.clone(),
+                Some(budget),
+                Box::<Oldest>::default(),
+                options(|_| {}),
+            );
             let needed_for_one = truth.slot;
             match store {
                 Err(Error::OutOfMemory { needed, available, .. }) => {
@@ -294,8 +302,8 @@ fn every_budget_gives_every_expert() {
                 other => panic!("{other:?}"),
             }
         }
-        let store =
-            HostStore::new(truth.checkpoint.clone(), None, Box::<Oldest>::default(), options(|_| {})).unwrap();
+        let store = HostStore::new(truth.checkpoint.clone(), None, Box::<Oldest>::default(), options(|_| {}))
+            .unwrap();
         assert!(store.holds_all());
     }
 }
@@ -335,11 +343,9 @@ fn a_fault_once_is_repeated_twice_is_an_error_and_neither_lasts() {
     let _watchdog = Watchdog::new("a_fault_once_is_repeated_twice_is_an_error_and_neither_lasts");
     let truth = Truth::of(demo());
     let mut counted = [0, 0];
-    for (point, says) in [
-        (Point::Read, "cannot read"),
-        (Point::ShortRead, "end of file"),
-        (Point::Corrupt, "checksum is"),
-    ] {
+    for (point, says) in
+        [(Point::Read, "cannot read"), (Point::ShortRead, "end of file"), (Point::Corrupt, "checksum is")]
+    {
         for nth in 1..=24 {
             for count in [1, 2] {
                 let faults = Faults::span(point, nth, count);
@@ -352,13 +358,18 @@ fn a_fault_once_is_repeated_twice_is_an_error_and_neither_lasts() {
                         Err(error) => {
                             named(&error, id);
                             errors.push(error.to_string());
-                            assert_eq!(store.get(id).unwrap().as_ref(), truth.record(id), "usable afterwards");
+                            assert_eq!(
+                                store.get(id).unwrap().as_ref(),
+                                truth.record(id),
+                                "usable afterwards"
+                            );
                         }
                     }
                 }
                 let struck = faults.struck();
                 // Corrupt is passed 16 times, by the reads of the second round.
-                let expected = if point == Point::Corrupt { count.min(17u64.saturating_sub(nth)) } else { count };
+                let expected =
+                    if point == Point::Corrupt { count.min(17u64.saturating_sub(nth)) } else { count };
                 assert!(struck >= expected.min(1), "{point:?} {nth}: {struck}");
                 assert_eq!(errors.len() as u64, u64::from(struck == 2), "{point:?} {nth}: {errors:?}");
                 assert!(errors.iter().all(|e| e.contains(says) && e.contains("(file, slot ")), "{errors:?}");
@@ -401,17 +412,16 @@ fn random_faults_never_give_wrong_bytes() {
 #[test]
 fn refused_memory_is_an_error_before_anything_is_read() {
     let truth = Truth::of(demo());
-    let options = options(|o| o.faults = Faults::at(Point::HostAlloc, 1));
-    for budget in [None, Some(truth.whole())] {
-        let store =
-            HostStore::new(truth.checkpoint.clone(), budget, Box::<Oldest>::default(), options.clone());
-        if budget.is_none() {
-            let error = store.unwrap_err();
-            assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
-            assert!(error.to_string().contains("expert records in host memory"), "{error}");
-        } else {
-            assert!(store.unwrap().holds_all(), "the fault was spent");
-        }
+    for budget in [None, Some(truth.whole()), Some(truth.slot)] {
+        let faults = Faults::at(Point::HostAlloc, 1);
+        let make = || {
+            let options = options(|o| o.faults = faults.clone());
+            HostStore::new(truth.checkpoint.clone(), budget, Box::<Oldest>::default(), options)
+        };
+        let error = make().unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+        assert!(error.to_string().contains("expert records in host memory"), "{error}");
+        assert!(make().is_ok(), "the next one gets it");
     }
 }
 
@@ -421,10 +431,13 @@ fn dead_workers_cost_no_answers() {
     let truth = Truth::of(demo());
     for (first, dead) in [(1, 2), (40, 2), (60, 1)] {
         let faults = Faults::span(Point::Worker, first, dead);
-        let store = truth.store(truth.whole(), options(|o| {
-            o.background = true;
-            o.faults = faults.clone();
-        }));
+        let store = truth.store(
+            truth.whole(),
+            options(|o| {
+                o.background = true;
+                o.faults = faults.clone();
+            }),
+        );
         store.wait_loaded().unwrap();
         assert_eq!(store.stats().resident, truth.ids.len() as u64);
         for &id in &truth.ids {
@@ -468,10 +481,10 @@ fn what_is_leased_stays_and_waiting_for_it_ends() {
         drop(held);
         assert_eq!(waiting.join().unwrap().as_ref(), truth.record(truth.ids[1]));
     });
-    // A record outlives its store.
-    let kept = store.get(truth.ids[1]).unwrap();
+    // A record outlives its store, also where devices keep it.
+    let kept: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(store.get(truth.ids[1]).unwrap());
     drop(store);
-    assert_eq!(kept.as_ref(), truth.record(truth.ids[1]));
+    assert_eq!((*kept).as_ref(), truth.record(truth.ids[1]));
 }
 
 #[test]
@@ -484,7 +497,8 @@ fn what_another_tier_has_goes_first() {
     store.demote(ids[3]);
     store.demote(ids[1]);
     store.promote(ids[1]);
-    let tiers = |store: &HostStore| ids[..6].iter().map(|&id| store.tier(id) == Tier::Host).collect::<Vec<_>>();
+    let tiers =
+        |store: &HostStore| ids[..6].iter().map(|&id| store.tier(id) == Tier::Host).collect::<Vec<_>>();
     drop(store.get(ids[4]).unwrap());
     assert_eq!(tiers(&store), [true, true, false, true, true, false]);
     // Being asked for here ends it.
@@ -526,16 +540,19 @@ fn serving_begins_before_all_is_read() {
     let (gate, once) = (served.clone(), AtomicBool::new(false));
     let bytes = Arc::new(AtomicU64::new(0));
     let seen = bytes.clone();
-    let store = truth.store(truth.whole(), options(|o| {
-        o.background = true;
-        o.load.threads = 1;
-        o.load.progress = Some(Arc::new(move |p| {
-            seen.fetch_max(p.bytes_done, Ordering::Relaxed);
-            if !once.swap(true, Ordering::Relaxed) {
-                gate.wait();
-            }
-        }));
-    }));
+    let store = truth.store(
+        truth.whole(),
+        options(|o| {
+            o.background = true;
+            o.load.threads = 1;
+            o.load.progress = Some(Arc::new(move |p| {
+                seen.fetch_max(p.bytes_done, Ordering::Relaxed);
+                if !once.swap(true, Ordering::Relaxed) {
+                    gate.wait();
+                }
+            }));
+        }),
+    );
     let last = *truth.ids.last().unwrap();
     assert_eq!(store.get(last).unwrap().as_ref(), truth.record(last));
     assert!(store.stats().resident < 4);
@@ -559,7 +576,8 @@ fn serving_begins_before_all_is_read() {
 fn damage_is_found_in_the_background_too() {
     let _watchdog = Watchdog::new("damage_is_found_in_the_background_too");
     let dir = copy(&demo());
-    let names = ["model.layers.2.mlp.experts.7.up_proj.weight", "model.layers.4.mlp.experts.0.down_proj.weight"];
+    let names =
+        ["model.layers.2.mlp.experts.7.up_proj.weight", "model.layers.4.mlp.experts.0.down_proj.weight"];
     for name in names {
         damage(&dir.path().join("model.safetensors"), name, 4321, 0x7f);
     }
@@ -685,7 +703,11 @@ fn memory_stays_within_the_budget() {
         .unwrap();
     let text = String::from_utf8_lossy(&run.stdout);
     println!("{}", text.lines().find(|line| line.contains("budget")).unwrap_or_default());
-    assert!(run.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&run.stderr));
+    assert!(
+        run.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
 }
 
 fn measure(path: &Path) {
@@ -700,9 +722,10 @@ fn measure(path: &Path) {
     let before = peak();
     for budget in [slot, all / 10, all / 2] {
         let store =
-            HostStore::new(checkpoint.clone(), Some(budget), Box::<Oldest>::default(), options(|_| {})).unwrap();
+            HostStore::new(checkpoint.clone(), Some(budget), Box::<Oldest>::default(), options(|_| {}))
+                .unwrap();
         let mut random = Random(7);
-        for _ in 0..4000 {
+        for _ in 0..1500 {
             let id = ExpertId::new(1 + random.below(4), random.below(256));
             let record = store.get(id).unwrap();
             store.verify(id, record.as_ref(), Tier::Host, None).unwrap();

@@ -119,7 +119,7 @@ impl Worker {
                 Some(id) => {
                     state.requested.remove(&id);
                     match state.reserve(id) {
-                        Reserved::Slot { at, .. } => Some(shared.begin(&mut state, id, at)),
+                        Reserved::Slot { at, .. } => Some(shared.begin(&mut state, id, at, false)),
                         // It is there already, or there is no room for what nobody needs yet.
                         _ => None,
                     }

@@ -123,7 +123,8 @@ impl Shared {
             .collect();
         let slot_bytes = layouts.iter().flatten().map(RecordLayout::size).max().unwrap_or(1);
         let available = memory::available();
-        let limit = budget.unwrap_or(available);
+        // What is free is also what the rest of the process and the file cache grow into.
+        let limit = budget.unwrap_or(available / 16 * 15);
         let slots = all.len().min(usize::try_from(limit / slot_bytes as u64).unwrap_or(usize::MAX));
         let needed = slots.max(1) as u64 * slot_bytes as u64;
         if !all.is_empty() && (slots == 0 || needed > available) {
@@ -219,7 +220,7 @@ impl Shared {
             missed = true;
             match state.reserve(id) {
                 Reserved::Slot { at, .. } => {
-                    let load = self.begin(&mut state, id, at);
+                    let load = self.begin(&mut state, id, at, false);
                     drop(state);
                     let lease = load.run()?;
                     return Ok(self.record(id, lease, len));
@@ -243,14 +244,21 @@ impl Shared {
         }
     }
 
-    /// Notes that a load has begun in the slot that was reserved.
-    pub(super) fn begin<'a>(self: &'a Arc<Shared>, state: &mut State, id: ExpertId, at: SlotRef) -> Load<'a> {
+    /// Notes that a load has begun in the slot that was reserved, `first` if it belongs to the first filling.
+    pub(super) fn begin<'a>(
+        self: &'a Arc<Shared>,
+        state: &mut State,
+        id: ExpertId,
+        at: SlotRef,
+        first: bool,
+    ) -> Load<'a> {
         state.loading += 1;
+        state.filling += u32::from(first);
         // Whoever begins takes it from those that were to.
         if state.requested.remove(&id) {
             state.requests.retain(|&other| other != id);
         }
-        Load { shared: self, id, at, first: false, over: false }
+        Load { shared: self, id, at, first, over: false }
     }
 
     pub(super) fn peek(self: &Arc<Shared>, id: ExpertId) -> Option<HostRecord> {
@@ -301,8 +309,7 @@ impl Shared {
         }
         while let Some(id) = state.unread.pop_front() {
             if let Reserved::Slot { at, .. } = state.reserve(id) {
-                state.filling += 1;
-                return Some(Load { first: true, ..self.begin(state, id, at) });
+                return Some(self.begin(state, id, at, true));
             }
         }
         self.changed.notify_all();
