@@ -105,7 +105,7 @@ pub enum Error {
     },
 
     /// A plan's memory does not suffice, before anything was allocated: make the change it names.
-    #[error("{what} does not fit: {needed} bytes are needed in all, {available} are available; {change}")]
+    #[error("no room for {what}: {needed} bytes are needed in all, {available} are available; {change}")]
     DoesNotFit {
         /// The first part that found no room.
         what: String,

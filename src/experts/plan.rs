@@ -14,8 +14,8 @@
 //!    row of it), then the head, then layers from the last on; what is on the host is streamed through a double buffer for
 //!    each token. Today's engine does not run such a placement: [`Plan::runs`] says so.
 //! 3. The prefill chunk, if it is not asked for: the largest power of two from 16 to 32,768, no larger than the context asks
-//!    for, whose workspace takes at most an eighth of what is left then. Prefill passes over all experts once a chunk, so its
-//!    speed grows with the chunk; the hit rate of decode grows much more slowly with the last eighth of the slots.
+//!    for, whose workspace takes at most an eighth of what is left then. Prefill passes over all experts once a chunk, so twice
+//!    the chunk is twice the speed; an eighth of the slots is worth a few points of hit rate.
 //! 4. Slots take the rest.
 //!
 //! # Host memory
@@ -88,8 +88,8 @@ impl Hardware {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ask {
-    /// Tokens of context of each session. `None`: the model's longest, or the largest power of two below it, such that the
-    /// key/value cache takes at most a quarter of the GPU's memory.
+    /// Tokens of context of each session. `None`: the model's longest, or the largest power of two below it that
+    /// fits and whose key/value cache takes at most a quarter of the GPU's memory; 1,024 if need be.
     pub context: Option<usize>,
     /// Sessions at a time.
     pub sessions: usize,
@@ -235,21 +235,22 @@ impl Plan {
     pub fn new(config: &ModelConfig, hardware: &Hardware, ask: &Ask) -> Result<Plan> {
         check(hardware, ask)?;
         let footprint = Footprint::new(config, ask.plain);
-        let context = ask.context.unwrap_or_else(|| {
-            solve::context(&footprint, hardware.vram, ask.sessions, config.max_context)
-        });
-        let question = Question {
+        let asked = Question {
             config,
             footprint: &footprint,
             hardware: *hardware,
-            context,
+            context: ask.context.unwrap_or(config.max_context),
             chunk: ask.chunk,
             sessions: ask.sessions as u64,
         };
+        let question = if ask.context.is_some() { asked } else { asked.with_chosen_context() };
         let placement = question.place().map_err(|short| question.refuse(short))?;
-        if context > config.max_context {
-            let problem = format!("is {context}, expected 1 to {} for this model", config.max_context);
-            return Err(Error::argument("context", problem));
+        let (context, longest) = (question.context, config.max_context);
+        if context > longest {
+            return Err(Error::argument(
+                "context",
+                format!("is {context}, expected 1 to {longest} for this model"),
+            ));
         }
         Ok(question.plan(placement))
     }

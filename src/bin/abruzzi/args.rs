@@ -6,6 +6,8 @@ use abruzzi::DeviceChoice;
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::units;
+
 /// Runs Kimi-K2-class mixture-of-experts models.
 #[derive(Parser)]
 #[command(
@@ -39,6 +41,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Check that every tensor is present, of the right shape and type, and finite.
     Verify(VerifyArgs),
+    /// Say where every byte would go, and what to expect; needs only a config.json.
+    Plan(PlanArgs),
     /// Write a random checkpoint of true dimensions, for benchmarks.
     Synth(SynthArgs),
     /// Say what this machine offers.
@@ -226,6 +230,53 @@ pub struct VerifyArgs {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
+  abruzzi plan -m config.json --vram 80GiB --host 2TiB
+  abruzzi plan -m DIR --vram 10GiB --hbm 418GB/s --host 2TiB          a 1g.10gb slice of an H100
+  abruzzi plan -m DIR --vram 80GiB --host 256GiB --nvme --ctx-size 32768 --json | jq .slots.count
+
+Sizes are written 80GiB, 500MB or in bytes; rates 55GB/s. Hit rates and speeds are modelled, nothing is measured.")]
+pub struct PlanArgs {
+    /// Checkpoint folder or config.json [default: the demo model]
+    #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// GPU memory to use [default: what is free on the first GPU]
+    #[arg(long, env = "ABRUZZI_VRAM", value_parser = units::bytes, value_name = "BYTES")]
+    pub vram: Option<u64>,
+    /// Host memory to use [default: what is available here]
+    #[arg(long, env = "ABRUZZI_HOST", value_parser = units::bytes, value_name = "BYTES")]
+    pub host: Option<u64>,
+    /// Experts may be read from the checkpoint's disk while generating, at this rate [without a rate: 7GB/s]
+    #[arg(
+        long,
+        env = "ABRUZZI_NVME",
+        value_parser = units::rate,
+        num_args = 0..=1,
+        default_missing_value = "7GB/s",
+        value_name = "RATE"
+    )]
+    pub nvme: Option<f64>,
+    /// Rate of copies to the GPU.
+    #[arg(long, env = "ABRUZZI_PCIE", value_parser = units::rate, default_value = "55GB/s", value_name = "RATE")]
+    pub pcie: f64,
+    /// Rate of host memory.
+    #[arg(long, env = "ABRUZZI_DRAM", value_parser = units::rate, default_value = "400GB/s", value_name = "RATE")]
+    pub dram: f64,
+    /// Rate of GPU memory.
+    #[arg(long, env = "ABRUZZI_HBM", value_parser = units::rate, default_value = "3350GB/s", value_name = "RATE")]
+    pub hbm: f64,
+    /// Tokens of context [default: the longest of the model that takes at most a quarter of the GPU's memory]
+    #[arg(short, long, env = "ABRUZZI_CTX_SIZE", allow_negative_numbers = true, value_name = "TOKENS")]
+    pub ctx_size: Option<usize>,
+    /// Tokens that prefill takes at once [default: chosen, at most an eighth of what the trunk leaves]
+    #[arg(long, env = "ABRUZZI_CHUNK", allow_negative_numbers = true, value_name = "TOKENS")]
+    pub chunk: Option<usize>,
+    #[command(flatten)]
+    pub output: JsonArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
   abruzzi synth -o k2-small --like kimi-k2 --layers 2 --experts 32         6.7 GB; the widths stay true
   abruzzi synth -o v3-int4 --like deepseek-v3 --layers 4 --experts 16 --format int4-g32
   abruzzi synth -o mine --like DIR/config.json --seed 3
@@ -337,6 +388,12 @@ mod tests {
             ("like", "--like"),
             ("layers", "--layers"),
             ("experts", "--experts"),
+            ("vram", "--vram"),
+            ("chunk", "--chunk"),
+            ("pcie", "--pcie"),
+            ("dram", "--dram"),
+            ("hbm", "--hbm"),
+            ("nvme", "--nvme"),
         ] {
             assert_eq!(flag_of(argument).as_deref(), Some(flag));
         }

@@ -17,12 +17,8 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let threads = CpuDevice::new(0)?.threads();
     let huge = read("/sys/kernel/mm/transparent_hugepage/enabled");
     let huge = huge.split(['[', ']']).nth(1).unwrap_or("not available");
-    let nodes = std::fs::read_dir("/sys/devices/system/node").into_iter().flatten().flatten();
-    let nodes = nodes.filter(|e| {
-        let name = e.file_name();
-        name.to_str().and_then(|n| n.strip_prefix("node")).is_some_and(|n| n.parse::<u32>().is_ok())
-    });
-    let (nodes, memory) = (nodes.count().max(1), memory::available());
+    let host = memory::detect_host();
+    let (nodes, memory) = (host.numa_nodes, host.available);
     let gpus = gpus()?;
 
     let mut out = std::io::stdout();

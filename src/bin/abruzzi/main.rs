@@ -6,9 +6,11 @@ mod doctor;
 mod generate;
 mod inspect;
 mod logits;
+mod plan;
 mod synth;
 mod tokenize;
 mod ui;
+mod units;
 mod verify;
 
 use std::io::Write;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args, &cancel),
+        Command::Plan(args) => plan::run(args),
         Command::Synth(args) => synth::run(args, &cancel),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions(args.shell),

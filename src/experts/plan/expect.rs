@@ -58,7 +58,8 @@ pub struct Expected {
     pub missed_bytes: u64,
     /// Decode, empty and with the context full.
     pub decode: Vec<Bound>,
-    /// Prefill tokens a second, if every chunk takes every expert and the streamed trunk over the link once.
+    /// Prefill tokens a second, if every chunk takes every expert that has no slot and the streamed trunk over the link once;
+    /// 0 if there is nothing to take.
     pub prefill: f64,
 }
 
@@ -71,8 +72,9 @@ pub(super) struct Load {
     /// Key/value bytes of a full context.
     pub kv_read: u64,
     pub moe_layers: usize,
-    /// Share of experts in slots, and in slots or host memory.
+    /// Share of experts in slots, those that never leave them, and share in slots or host memory.
     pub resident: f64,
+    pub held: f64,
     pub near: f64,
     pub context: usize,
     pub chunk: usize,
@@ -82,7 +84,10 @@ impl Load {
     /// T_host = misses / min(link + CPU, DRAM), where the CPU can take what DRAM gives, and the trunk that is streamed takes the
     /// link at least. T_gpu = (trunk + cache + hits) / (0.8 · HBM) + layers · t_sync.
     pub fn expect(&self, hw: &Hardware) -> Expected {
-        let (hit, near) = (hit_rate(self.resident), hit_rate(self.near));
+        // Held experts are any: they are hit as often as they are many, and the curve is that of the others.
+        let others = 1.0 - self.held;
+        let cached = if others > 0.0 { hit_rate((self.resident - self.held) / others) } else { 0.0 };
+        let (hit, near) = (self.held + others * cached, hit_rate(self.near));
         let (routed, streamed) = (self.routed as f64, self.trunk_streamed as f64);
         let missed = (1.0 - hit) * routed;
         let file = hw.nvme.map_or(0.0, |rate| (1.0 - near) * routed / rate);
@@ -98,10 +103,9 @@ impl Load {
             let ideal = 1.0 / host.max(gpu).max(file);
             Bound { depth, cpu, serial: 1.0 / (host + gpu + file), ideal }
         };
-        let per_chunk = (self.records as f64 + streamed) / hw.link.min(hw.dram);
+        let per_chunk = ((1.0 - self.resident) * self.records as f64 + streamed) / hw.link.min(hw.dram);
         let from_file = hw.nvme.map_or(0.0, |rate| (1.0 - self.near) * self.records as f64 / rate);
         let slowest = per_chunk.max(from_file);
-        // Without anything to stream there is no such bound.
         let prefill = if slowest > 0.0 { self.chunk as f64 / slowest } else { 0.0 };
         Expected {
             hit_rate: hit,
@@ -142,6 +146,7 @@ mod tests {
             kv_read: 0,
             moe_layers: 60,
             resident,
+            held: 0.0,
             near: 1.0,
             context: 1,
             chunk: 8192,
@@ -151,7 +156,8 @@ mod tests {
         assert!((at(0.0).decode[0].ideal - 2.60).abs() < 0.01);
         let cached = at(0.064);
         assert!((cached.decode[0].ideal - 4.5).abs() < 0.1, "{cached:?}");
-        assert!((cached.prefill - 444.0).abs() < 1.0, "{cached:?}");
+        assert!((at(0.0).prefill - 444.0).abs() < 1.0, "{cached:?}");
+        assert!((cached.prefill * (1.0 - 0.064) - 444.0).abs() < 1.0, "{cached:?}");
         let fastest = Hardware { dram: 300e9, ..hw };
         let shared = load(0.064).expect(&fastest);
         assert!((shared.decode[1].ideal - 24.0).abs() < 1.0, "{shared:?}");

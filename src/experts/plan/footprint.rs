@@ -204,7 +204,8 @@ impl<'a> Footprint<'a> {
         let full = |cols| tensor(chunk, cols, 4);
         let pairs = chunk * moe.top_k;
         // ids, weights, the sorted pairs, their tokens, positions; offsets; the fault; its progress.
-        let routing = 5 * elements(pairs, 4) + elements(moe.num_experts + 1, 4) + allocation(8) + allocation(16);
+        let routing =
+            5 * elements(pairs, 4) + elements(moe.num_experts + 1, 4) + allocation(8) + allocation(16);
         let latent = working(a.q_lora_rank.unwrap_or(1));
         2 * full(c.hidden_size)
             + 2 * working(c.hidden_size)

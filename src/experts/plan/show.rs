@@ -75,10 +75,14 @@ impl Plan {
             return writeln!(f, "the trunk is in GPU memory");
         }
         let whether = |yes: bool| if yes { "resident" } else { "on the host" };
+        let layers = match trunk.resident_layers {
+            0 => "of no layer".to_owned(),
+            n if n == trunk.layers => "of all layers".to_owned(),
+            n => format!("of layers 0 to {}", n - 1),
+        };
         writeln!(
             f,
-            "trunk of layers 0 to {} resident ({} of {}), head {}, embedding {}: {} cross the link for each token",
-            trunk.resident_layers.saturating_sub(1),
+            "trunk {layers} ({} of {}) resident, head {}, embedding {}; {} cross the link for each token",
             trunk.resident_layers,
             trunk.layers,
             whether(trunk.head_resident),
@@ -94,7 +98,10 @@ impl Plan {
 
     fn expectations(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let expected = &self.expected;
-        writeln!(f, "modelled, not measured: hit rates are published curves of other models, times are bytes by rates")?;
+        writeln!(
+            f,
+            "modelled, not measured: hit rates are published curves of other models, times are bytes by rates"
+        )?;
         writeln!(
             f,
             "a token needs {} of experts; {:.1} % hit a slot{}",
@@ -112,7 +119,11 @@ impl Plan {
             writeln!(f, "{name:<44}{:>10.2}{:>10.2}", bound.serial, bound.ideal)?;
         }
         if expected.prefill > 0.0 {
-            writeln!(f, "{:<44}{:>10}{:>10.1}", "  prefill, every expert once a chunk", "", expected.prefill)?;
+            writeln!(
+                f,
+                "{:<44}{:>10}{:>10.1}",
+                "  prefill, all without a slot once a chunk", "", expected.prefill
+            )?;
         }
         Ok(())
     }

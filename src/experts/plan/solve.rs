@@ -18,15 +18,6 @@ const MOST_BYTES: u64 = 1 << 62;
 /// The smallest context that is chosen.
 const SMALL_CONTEXT: usize = 1024;
 
-/// The context that is planned if none is asked for: the model's longest or the largest power of two below it of which the
-/// key/value cache takes at most a quarter of the memory.
-pub(super) fn context(footprint: &Footprint<'_>, vram: u64, sessions: usize, longest: usize) -> usize {
-    let powers = (0..usize::BITS).rev().map(|bit| 1usize << bit).filter(|&n| n < longest);
-    let mut candidates = std::iter::once(longest).chain(powers);
-    let modest = |n: usize| footprint.kv(n).saturating_mul(sessions as u64) <= vram / 4;
-    candidates.find(|&n| n <= SMALL_CONTEXT || modest(n)).unwrap_or(longest)
-}
-
 /// All that a plan follows from.
 #[derive(Clone, Copy)]
 pub(super) struct Question<'a> {
@@ -137,6 +128,18 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// The same question with the context to plan if none is asked for: the model's longest or the largest power of two below
+    /// it that fits and of which the key/value cache takes at most a quarter of the memory.
+    pub fn with_chosen_context(self) -> Question<'a> {
+        let longest = self.config.max_context;
+        let powers = (0..usize::BITS).rev().map(|bit| 1usize << bit).filter(|&n| n < longest);
+        let of = |context| Question { context, ..self };
+        let small = of(longest.min(SMALL_CONTEXT));
+        let larger = std::iter::once(longest).chain(powers).take_while(|&n| n > SMALL_CONTEXT).map(of);
+        let mut fitting = larger.filter(|q| q.kv() <= q.hardware.vram / 4 && q.fits());
+        fitting.next().unwrap_or(small)
+    }
+
     pub fn place(&self) -> Result<Placement, Short> {
         self.place_whole().or_else(|| self.place_streamed()).ok_or_else(|| self.shortage())
     }
@@ -220,10 +223,7 @@ impl<'a> Question<'a> {
         }
         let most = self.context.next_power_of_two().clamp(MIN_CHUNK, MAX_CHUNK);
         let powers = std::iter::successors(Some(most), |&n| (n > MIN_CHUNK).then_some(n / 2));
-        powers
-            .into_iter()
-            .find(|&n| fits(n, room / 8))
-            .or_else(|| fits(MIN_CHUNK, room).then_some(MIN_CHUNK))
+        powers.into_iter().find(|&n| fits(n, room / 8)).or_else(|| fits(MIN_CHUNK, room).then_some(MIN_CHUNK))
     }
 
     /// Slots in what is left, added to those already counted.
@@ -255,7 +255,7 @@ impl<'a> Question<'a> {
         let needed = parts.iter().fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
         if needed <= self.hardware.vram {
             let what = match self.hardware.nvme {
-                None => format!("{} experts, each in host memory or in a slot,", f.experts()),
+                None => format!("{} experts, each in host memory or in a slot", f.experts()),
                 Some(_) => format!("a host cache of {least} experts"),
             };
             return Short::Host { what };
@@ -359,6 +359,7 @@ impl<'a> Question<'a> {
             kv_read: f.kv(self.context),
             moe_layers,
             resident: share(placed.slots),
+            held: if experts == 0 { 0.0 } else { share(placed.held) },
             near: share(near),
             context: self.context,
             chunk: placed.chunk,
@@ -401,8 +402,7 @@ impl<'a> Question<'a> {
 fn budget(total: u64, parts: &[(&'static str, u64, bool)]) -> Budget {
     let used: u64 = parts.iter().map(|&(_, bytes, _)| bytes).sum();
     let parts = parts.iter().filter(|(_, bytes, _)| *bytes > 0);
-    let mut parts: Vec<Part> =
-        parts.map(|&(name, bytes, estimate)| Part { name, bytes, estimate }).collect();
+    let mut parts: Vec<Part> = parts.map(|&(name, bytes, estimate)| Part { name, bytes, estimate }).collect();
     parts.push(Part { name: "unused", bytes: total - used, estimate: false });
     Budget { total, parts }
 }
