@@ -6,6 +6,7 @@ mod doctor;
 mod generate;
 mod inspect;
 mod logits;
+mod simulate;
 mod synth;
 mod tokenize;
 mod ui;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args, &cancel),
         Command::Synth(args) => synth::run(args, &cancel),
+        Command::Simulate(args) => simulate::run(args, &cancel),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions(args.shell),
     };
