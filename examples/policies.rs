@@ -16,15 +16,22 @@ fn main() -> abruzzi::Result<()> {
         print!("{p:10}");
         let t = std::time::Instant::now();
         for s in sizes {
-            print!(" {:6.3}", evaluate(&trace, &mut *p.build(s, 61, trace.experts(), trace.top_k()), s).rate());
+            print!(
+                " {:6.3}",
+                evaluate(&trace, &mut *p.build(s, 61, trace.experts(), trace.top_k()), s).rate()
+            );
         }
         println!("  {:?}", t.elapsed());
     }
     print!("{:10}", "static-t");
-    for s in sizes { print!(" {:6.3}", evaluate(&trace, &mut StaticHot::from_trace(&trace), s).rate()); }
+    for s in sizes {
+        print!(" {:6.3}", evaluate(&trace, &mut StaticHot::from_trace(&trace), s).rate());
+    }
     println!();
     print!("{:10}", "belady");
-    for s in sizes { print!(" {:6.3}", evaluate(&trace, &mut Belady::new(&trace), s).rate()); }
+    for s in sizes {
+        print!(" {:6.3}", evaluate(&trace, &mut Belady::new(&trace), s).rate());
+    }
     println!();
     Ok(())
 }

@@ -70,6 +70,17 @@ pub struct PrefetchStats {
 }
 
 impl PrefetchStats {
+    /// What was counted since `before`.
+    pub fn since(&self, before: PrefetchStats) -> PrefetchStats {
+        PrefetchStats {
+            issued: self.issued - before.issued,
+            used: self.used - before.used,
+            wasted: self.wasted - before.wasted,
+            needed: self.needed - before.needed,
+            refilled: self.refilled - before.refilled,
+        }
+    }
+
     /// Share of the settled guesses that were right; `None` before the first.
     pub fn precision(&self) -> Option<f64> {
         let settled = self.used + self.wasted;

@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod logits;
 mod plan;
+mod simulate;
 mod synth;
 mod tokenize;
 mod ui;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, &cancel),
         Command::Plan(args) => plan::run(args),
         Command::Synth(args) => synth::run(args, &cancel),
+        Command::Simulate(args) => simulate::run(args, &cancel),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions(args.shell),
     };

@@ -3,10 +3,9 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use abruzzi::quant::Format;
 use abruzzi::{CancelToken, LoadOptions, Synth};
 
-use crate::args::{SynthArgs, SynthFormat};
+use crate::args::SynthArgs;
 use crate::ui;
 
 pub fn run(args: SynthArgs, cancel: &CancelToken) -> anyhow::Result<()> {
@@ -18,11 +17,7 @@ pub fn run(args: SynthArgs, cancel: &CancelToken) -> anyhow::Result<()> {
         synth = synth.experts(experts);
     }
     if let Some(format) = args.format {
-        synth = synth.format(match format {
-            SynthFormat::Fp8Block => Format::Fp8Block,
-            SynthFormat::Int4Group32 => Format::Int4Group32,
-            SynthFormat::Bf16 => Format::Bf16,
-        });
+        synth = synth.format(format.into());
     }
     let bar = ui::progress_bar().with_message("writing");
     let shown = bar.clone();

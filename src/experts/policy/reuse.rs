@@ -85,7 +85,11 @@ impl Reuse {
     /// The share of a pass until `layer` comes.
     fn wait(&self, layer: u32) -> f32 {
         let all = self.layers.len() as u32;
-        let ahead = if layer > self.passes.layer { layer - self.passes.layer } else { layer + all - self.passes.layer };
+        let ahead = if layer > self.passes.layer {
+            layer - self.passes.layer
+        } else {
+            layer + all - self.passes.layer
+        };
         ahead as f32 / all.max(1) as f32
     }
 }
@@ -124,7 +128,8 @@ impl Policy for Reuse {
             let layer = &mut self.layers[at];
             if !layer.sorted {
                 for (chance, expert) in &mut layer.residents {
-                    *chance = self.history.get(ExpertId { layer: number, expert: *expert }).chance(layer.pass);
+                    *chance =
+                        self.history.get(ExpertId { layer: number, expert: *expert }).chance(layer.pass);
                 }
                 layer.residents.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
                 layer.sorted = true;
@@ -145,7 +150,11 @@ impl Policy for Reuse {
         let Some((worth, chance, id)) = best else { return Victim::None };
         let arriving = self.history.get(newcomer).chance(self.passes.now);
         self.price += (chance.min(arriving) - self.price) * 0.01;
-        if arriving - self.price * self.wait(newcomer.layer) < worth { Victim::Bypass } else { Victim::Evict(id) }
+        if arriving - self.price * self.wait(newcomer.layer) < worth {
+            Victim::Bypass
+        } else {
+            Victim::Evict(id)
+        }
     }
 
     fn worth(&self, id: ExpertId) -> f64 {

@@ -1,0 +1,420 @@
+//! The modelled decoding of tokens: one clock, five resources.
+//!
+//! Times are absolute seconds. The GPU computes attention, routing, residents and what arrives, in that order; the link, the
+//! CPU and the disk each work off a queue of their own.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use super::guess::Guesses;
+use super::report::Counts;
+use super::{Machine, Replay, Report, Workload};
+use crate::experts::ExpertId;
+use crate::experts::cache::{Cache, Reserved};
+use crate::experts::prefetch::{Destination, PrefetchStats, Prefetcher, Window};
+use crate::experts::schedule::{Busy, Miss, Rates, Target, follow, split};
+use crate::experts::trace::RoutingTrace;
+
+/// A replay under way.
+pub(super) struct Run<'a> {
+    trace: &'a RoutingTrace,
+    of: &'a Workload,
+    on: &'a Machine,
+    how: &'a Replay,
+    streamed: u64,
+    gpu: Gpu,
+    host: Option<Host>,
+    rates: Rates,
+    prefetcher: Prefetcher,
+    guesses: Guesses,
+    now: f64,
+    /// When the experts of the last layer were done.
+    layer_end: f64,
+    cpu_free: f64,
+    /// When the streamed part of the next layer's trunk is there.
+    trunk_at: f64,
+    /// Seconds from a layer's end to the next one's routing, as seen lately, by layer.
+    gaps: Vec<f64>,
+    /// Seconds the CPU was at a layer's misses, lately.
+    cpu_phase: f64,
+    /// Experts prefetched that no layer has used yet.
+    fresh: FxHashMap<ExpertId, ()>,
+    counts: Counts,
+    before: PrefetchStats,
+    scratch: Scratch,
+}
+
+#[derive(Default)]
+struct Scratch {
+    used: Vec<ExpertId>,
+    misses: Vec<Miss>,
+    targets: Vec<Target>,
+    guessed: Vec<u32>,
+    guesses: Vec<ExpertId>,
+    arrivals: Vec<f64>,
+}
+
+/// The slots, and the link that fills them.
+struct Gpu {
+    cache: Cache,
+    record: u64,
+    copy: f64,
+    free: f64,
+    /// Copies under way, in order of arrival.
+    coming: VecDeque<(f64, ExpertId)>,
+    busy: f64,
+    copies: u64,
+}
+
+impl Gpu {
+    /// Publishes what has arrived.
+    fn land(&mut self, now: f64) {
+        while self.coming.front().is_some_and(|&(at, _)| at <= now) {
+            if let Some((_, id)) = self.coming.pop_front() {
+                // Only what reserved a slot is under way, and it lands once.
+                let landed = self.cache.ready(id);
+                debug_assert!(landed.is_ok(), "{landed:?}");
+            }
+        }
+    }
+
+    fn arrives(&self, id: ExpertId) -> Option<f64> {
+        self.coming.iter().find(|c| c.1 == id).map(|c| c.0)
+    }
+
+    /// Occupies the link from `start` at the earliest; returns when it is done.
+    fn copy(&mut self, start: f64) -> f64 {
+        self.free = self.free.max(start) + self.copy;
+        self.busy += self.copy;
+        self.copies += 1;
+        self.free
+    }
+}
+
+/// Host memory where it can't hold every record, and the disk that fills it.
+struct Host {
+    cache: Cache,
+    read: f64,
+    free: f64,
+    coming: VecDeque<(f64, ExpertId)>,
+    reads: u64,
+}
+
+impl Host {
+    /// When the record is in host memory, if it is or is asked for now.
+    fn fetch(&mut self, id: ExpertId, now: f64, used: &[ExpertId]) -> f64 {
+        while self.coming.front().is_some_and(|&(at, _)| at <= now) {
+            if let Some((_, id)) = self.coming.pop_front() {
+                let landed = self.cache.ready(id);
+                debug_assert!(landed.is_ok(), "{landed:?}");
+            }
+        }
+        match self.cache.reserve(id, &mut |other| used.contains(&other)) {
+            Reserved::Held(found) if found.ready => now,
+            Reserved::Held(_) => self.coming.iter().find(|c| c.1 == id).map_or(now, |c| c.0),
+            reserved => {
+                self.free = self.free.max(now) + self.read;
+                self.reads += 1;
+                // What isn't kept is read into a buffer beside.
+                if let Reserved::Slot { .. } = reserved {
+                    self.coming.push_back((self.free, id));
+                }
+                self.free
+            }
+        }
+    }
+
+    fn has(&self, id: ExpertId) -> bool {
+        self.cache.find(id).is_some_and(|f| f.ready)
+    }
+}
+
+/// What the prefetcher sees.
+struct Ahead<'a> {
+    gpu: &'a mut Gpu,
+    host: Option<&'a Host>,
+    used: &'a [ExpertId],
+    now: f64,
+    fresh: &'a mut FxHashMap<ExpertId, ()>,
+}
+
+impl Destination for Ahead<'_> {
+    fn absent(&self, id: ExpertId) -> bool {
+        self.gpu.cache.find(id).is_none()
+    }
+
+    fn start(&mut self, id: ExpertId) -> bool {
+        if self.host.is_some_and(|host| !host.has(id)) {
+            return false;
+        }
+        let worth = self.gpu.cache.worth(id);
+        let used = self.used;
+        let reserved = self.gpu.cache.reserve_over(id, worth, &mut |other| used.contains(&other));
+        let Reserved::Slot { .. } = reserved else { return false };
+        let at = self.gpu.copy(self.now);
+        self.gpu.coming.push_back((at, id));
+        self.fresh.insert(id, ());
+        true
+    }
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        trace: &'a RoutingTrace,
+        of: &'a Workload,
+        on: &'a Machine,
+        how: &'a Replay,
+        slots: usize,
+        streamed: u64,
+    ) -> Run<'a> {
+        let tier = |places: usize| Cache::new(places as u32, how.policy.build(places, trace));
+        let gpu = Gpu {
+            cache: tier(slots),
+            record: of.record,
+            copy: of.record as f64 / on.link,
+            free: 0.0,
+            coming: VecDeque::new(),
+            busy: 0.0,
+            copies: 0,
+        };
+        let records = of.host_records(on);
+        let host = (records < of.layers * of.experts && on.disk > 0.0).then(|| Host {
+            cache: tier(records),
+            read: of.record as f64 / on.disk,
+            free: 0.0,
+            coming: VecDeque::new(),
+            reads: 0,
+        });
+        Run {
+            trace,
+            of,
+            on,
+            how,
+            streamed,
+            gpu,
+            host,
+            rates: Rates::new(on.link, on.cpu, on.dram, on.gpu(), on.launch),
+            prefetcher: Prefetcher::new(),
+            guesses: Guesses::new(of.top_k, how.seed),
+            now: 0.0,
+            layer_end: 0.0,
+            cpu_free: 0.0,
+            trunk_at: 0.0,
+            gaps: vec![0.0; of.layers],
+            cpu_phase: 0.0,
+            fresh: FxHashMap::default(),
+            counts: Counts::default(),
+            before: PrefetchStats::default(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// What came before filled the tiers; what comes now is reported.
+    pub(super) fn begin_counting(&mut self) {
+        self.counts = Counts::default();
+        self.gpu.busy = 0.0;
+        self.gpu.copies = 0;
+        if let Some(host) = &mut self.host {
+            host.reads = 0;
+        }
+        self.before = self.prefetcher.stats();
+    }
+
+    pub(super) fn report(self) -> Report {
+        let reads = self.host.as_ref().map(|h| h.reads);
+        let (busy, copies) = (self.gpu.busy, self.gpu.copies);
+        let prefetched = self.prefetcher.stats().since(self.before);
+        let slots = self.gpu.cache.slots() as usize;
+        Report::new(self.counts, self.of, self.on, self.how, slots, (busy, copies, reads), prefetched)
+    }
+
+    /// The GPU reads `bytes` with one group of kernels from `start` on.
+    fn compute(&mut self, start: f64, bytes: f64) -> f64 {
+        let seconds = self.on.launch + bytes / self.on.gpu();
+        self.counts.gpu += seconds;
+        start + seconds
+    }
+
+    pub(super) fn token(&mut self, token: usize) {
+        let begin = self.now;
+        let mut last = self.of.layers - 1;
+        self.now = self.compute(self.now, self.of.dense);
+        for layer in 0..self.of.layers {
+            let before = self.layer_end;
+            let routed = self.layer(token, layer);
+            follow(&mut self.gaps[last], routed - before);
+            last = layer;
+            self.layer_end = self.now;
+        }
+        self.now = self.compute(self.now, self.of.head) + self.on.sync;
+        self.counts.steps.push(self.now - begin);
+    }
+
+    /// One layer. Returns when it was routed.
+    fn layer(&mut self, token: usize, layer: usize) -> f64 {
+        let (of, on) = (self.of, self.on);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let routed = self.compute(self.now.max(self.trunk_at), of.attention);
+        let seen = routed + on.sync;
+        self.gpu.land(routed);
+        scratch.used.clear();
+        let number = self.trace.layers()[layer];
+        let ids =
+            self.trace.ids(token, layer).iter().map(|&e| ExpertId { layer: number, expert: u32::from(e) });
+        scratch.used.extend(ids);
+        let hits = self.look_up(&scratch.used, &mut scratch.misses, routed, seen);
+        let residents = self.compute(routed, of.shared + hits as f64 * of.record as f64);
+
+        let busy = Busy {
+            link_free_in: (self.gpu.free - seen).max(0.0),
+            cpu_free_in: (self.cpu_free - seen).max(0.0),
+            gpu_free_in: residents - seen,
+        };
+        let estimate = split(&scratch.misses, &self.rates, busy, &mut scratch.targets);
+        self.on_link(&mut scratch, number, seen);
+        self.stream_trunk(seen);
+        self.ahead(&mut scratch, token, layer, seen, estimate);
+        let cpu = self.on_cpu(&scratch, number, seen);
+        let mut gpu = residents;
+        scratch.arrivals.sort_by(f64::total_cmp);
+        for &at in &scratch.arrivals {
+            gpu = self.compute(gpu.max(at), of.record as f64);
+            self.rates.observe_gpu(of.record, of.record as f64 / on.gpu());
+        }
+        let done = gpu.max(cpu.map_or(0.0, |cpu| cpu + on.launch));
+        self.now = self.compute(done, 0.0);
+        self.scratch = scratch;
+        routed
+    }
+
+    /// Sorts a layer's experts into hits, which it counts, and misses.
+    fn look_up(&mut self, used: &[ExpertId], misses: &mut Vec<Miss>, routed: f64, seen: f64) -> usize {
+        misses.clear();
+        let (mut hits, mut absent) = (0, 0);
+        for &id in used {
+            self.gpu.cache.touch(id);
+            if let Some(host) = &mut self.host {
+                host.cache.touch(id);
+            }
+        }
+        for &id in used {
+            let found = self.gpu.cache.find(id);
+            let fresh = self.fresh.remove(&id).is_some();
+            if found.is_some_and(|f| f.ready) {
+                hits += 1;
+                self.counts.brought_ahead += u64::from(fresh);
+                continue;
+            }
+            let arriving_in = self.gpu.arrives(id).map(|at| (at - seen).max(0.0));
+            let host_in = match &mut self.host {
+                Some(host) if arriving_in.is_none() => host.fetch(id, seen, used) - seen,
+                _ => 0.0,
+            };
+            absent += usize::from(arriving_in.is_none());
+            let miss = Miss { expert: id.expert, bytes: self.of.record, rows: 1, arriving_in, host_in };
+            misses.push(miss);
+        }
+        let gpu = &self.gpu;
+        let late = &mut |id| gpu.arrives(id).map_or(0.0, |at| at - routed);
+        self.prefetcher.settle(used, absent, late);
+        self.counts.uses += used.len() as u64;
+        self.counts.hits += hits as u64;
+        self.counts.under_way += (misses.len() - absent) as u64;
+        hits
+    }
+
+    /// Copies what the link was given.
+    fn on_link(&mut self, scratch: &mut Scratch, layer: u32, seen: f64) {
+        scratch.arrivals.clear();
+        let used = &scratch.used;
+        for miss in given(&scratch.misses, &scratch.targets, Target::Link) {
+            if let Some(arriving_in) = miss.arriving_in {
+                scratch.arrivals.push(seen + arriving_in);
+                continue;
+            }
+            let id = ExpertId { layer, expert: miss.expert };
+            let reserved = self.gpu.cache.reserve(id, &mut |other| used.contains(&other));
+            let at = self.gpu.copy(seen + miss.host_in);
+            self.rates.observe_copy(self.gpu.record, self.gpu.copy);
+            // What isn't kept passes through a buffer beside the slots.
+            if let Reserved::Slot { .. } = reserved {
+                self.gpu.coming.push_back((at, id));
+            }
+            scratch.arrivals.push(at);
+        }
+    }
+
+    /// The next layer's part of a trunk that does not fit.
+    fn stream_trunk(&mut self, seen: f64) {
+        if self.streamed > 0 {
+            let seconds = self.streamed as f64 / self.of.layers as f64 / self.on.link;
+            self.gpu.free = self.gpu.free.max(seen) + seconds;
+            self.gpu.busy += seconds;
+            self.trunk_at = self.gpu.free;
+        }
+    }
+
+    /// Lets the prefetcher use idle link time.
+    fn ahead(&mut self, scratch: &mut Scratch, token: usize, layer: usize, seen: f64, estimate: f64) {
+        if !self.how.prefetch {
+            return;
+        }
+        scratch.guesses.clear();
+        let next = layer + 1;
+        // After the last layer there is no hidden state of the next token to ask.
+        if self.prefetcher.wants_guesses() && next < self.of.layers {
+            let truth = self.trace.ids(token, next);
+            self.guesses.make(token, next, truth, self.of.experts, &mut scratch.guessed);
+            let number = self.trace.layers()[next];
+            scratch.guesses.extend(scratch.guessed.iter().map(|&expert| ExpertId { layer: number, expert }));
+        }
+        let window = Window {
+            link_free_in: (self.gpu.free - seen).max(0.0),
+            needed_in: estimate.max(0.0) + self.gaps[layer],
+            copy: self.rates.copy_seconds(self.of.record),
+            cpu: (self.on.cpu > 0.0).then(|| self.rates.cpu_seconds(self.of.record, 1)),
+            cpu_busy: self.cpu_phase,
+        };
+        let host = self.host.as_ref();
+        let mut to =
+            Ahead { gpu: &mut self.gpu, host, used: &scratch.used, now: seen, fresh: &mut self.fresh };
+        self.prefetcher.issue(&scratch.guesses, window, &mut to);
+    }
+
+    /// Computes what the CPU was given; returns when it is done.
+    fn on_cpu(&mut self, scratch: &Scratch, layer: u32, seen: f64) -> Option<f64> {
+        let bytes = self.of.record as f64;
+        let beside_link = self.on.cpu.min((self.on.dram - self.on.link).max(0.0));
+        let mut done = None;
+        let mut spent = 0.0;
+        for miss in given(&scratch.misses, &scratch.targets, Target::Cpu) {
+            let start = self.cpu_free.max(seen + miss.host_in);
+            let beside = (self.gpu.free - start).max(0.0);
+            let seconds = if beside * beside_link >= bytes {
+                bytes / beside_link
+            } else {
+                beside + (bytes - beside * beside_link) / self.on.cpu
+            };
+            if beside == 0.0 || beside >= seconds {
+                self.rates.observe_cpu(self.of.record, 1, seconds, beside > 0.0);
+            }
+            self.cpu_free = start + seconds;
+            spent += seconds;
+            done = Some(self.cpu_free);
+            self.counts.on_cpu += 1;
+            self.prefetcher.missed(ExpertId { layer, expert: miss.expert });
+        }
+        self.counts.cpu += spent;
+        follow(&mut self.cpu_phase, spent);
+        done
+    }
+}
+
+/// The misses that one side was given, in the order in which they come into host memory.
+fn given<'a>(misses: &'a [Miss], targets: &[Target], to: Target) -> Vec<&'a Miss> {
+    let pairs = misses.iter().zip(targets);
+    let mut given: Vec<&Miss> = pairs.filter(|(_, t)| **t == to).map(|(m, _)| m).collect();
+    given.sort_by(|a, b| a.host_in.total_cmp(&b.host_in));
+    given
+}
