@@ -16,10 +16,10 @@ pub(super) const ROWS: usize = GemvSize::GEMV_ROWS as usize;
 const SPAN: usize = GemvSize::GEMV_SPAN as usize;
 /// Stages of the ring.
 const STAGES: usize = 4;
-/// Stages where there is no more than one block an SM.
-const DEEP_STAGES: usize = 8;
 /// Blocks an SM that columns are split for.
 const BLOCKS_PER_SM: usize = 3;
+/// Groups of threads of a wide block, each with a ring; it has an SM to itself.
+const WIDE: usize = 3;
 /// Fewest spans worth a block of their own: what its ring holds.
 const LEAST_SPANS: usize = STAGES;
 /// Bytes of weights for each byte of partial sums at least: these are written once, and may be a few hundredths of the traffic.
@@ -32,17 +32,13 @@ pub(super) fn token_tile(tokens: usize) -> usize {
 
 /// Shared memory of a block: the stages of `row_tile.cuh`.
 pub(super) fn shared_bytes(format: Format, token_tile: usize) -> u32 {
-    ring_bytes(format, token_tile, STAGES)
-}
-
-fn ring_bytes(format: Format, token_tile: usize, stages: usize) -> u32 {
     let (columns, padding, scales) = match format {
         Format::F32 => (32, 0, 16),
         Format::F16 | Format::Bf16 => (64, 16, 16),
         Format::Fp8Block => (128, 32, 16),
         Format::Int4Group32 => (256, 64, ROWS * 16),
     };
-    (stages * (ROWS * SPAN + token_tile * (columns * 2 + padding) + scales)) as u32
+    (STAGES * (ROWS * SPAN + token_tile * (columns * 2 + padding) + scales)) as u32
 }
 
 /// How a product is divided among blocks.
@@ -55,27 +51,25 @@ struct Division {
     spans: usize,
     /// Blocks that share a row.
     splits: usize,
-    /// Whether blocks have the deep ring.
-    deep: bool,
+    /// Whether blocks are wide.
+    wide: bool,
 }
 
-/// Enough blocks to fill the GPU, none without work, and not so many to a row that their partial sums are much traffic.
-/// `tokens` > 0.
+/// Enough blocks to fill the GPU, none without work, and not so many to a row that their partial sums are much traffic: wide
+/// blocks then, if all of them run at the same time. `tokens` > 0.
 fn divide(layout: MatrixLayout, tokens: usize, multiprocessors: usize) -> Division {
     let token_tile = token_tile(tokens);
     let (row_tiles, token_tiles) = (layout.rows.div_ceil(ROWS), tokens.div_ceil(token_tile));
     let tiles = row_tiles * token_tiles;
     let all_spans = layout.row_bytes().div_ceil(SPAN);
     let blocks = (BLOCKS_PER_SM * multiprocessors).min(GemvSize::GEMV_SPLIT_BLOCKS as usize);
+    let wanted = (blocks / tiles).min(all_spans / LEAST_SPANS);
     let row_sums = tokens.min(token_tile) * size_of::<f32>();
-    let splits = (blocks / tiles)
-        .min(all_spans / LEAST_SPANS)
-        .min(layout.row_bytes() / (WEIGHTS_BY_PARTIAL_SUMS * row_sums))
-        .max(1);
-    let spans = all_spans.div_ceil(splits);
-    let splits = all_spans.div_ceil(spans);
-    let deep = token_tile == 16 && tiles * splits <= multiprocessors && spans > STAGES;
-    Division { token_tile, row_tiles, token_tiles, spans, splits, deep }
+    let most = (layout.row_bytes() / (WEIGHTS_BY_PARTIAL_SUMS * row_sums)).max(1);
+    let wide = wanted > most && tiles <= multiprocessors;
+    let splits = if wide { most.min(blocks.min(multiprocessors) / tiles) } else { wanted.min(most) };
+    let spans = all_spans.div_ceil(splits.max(1));
+    Division { token_tile, row_tiles, token_tiles, spans, splits: all_spans.div_ceil(spans), wide }
 }
 
 /// out = W·x for any number of tokens, meant for up to some dozens; `x` bf16, `out` of either precision. Weights are read
@@ -94,7 +88,7 @@ pub fn linear(gpu: &Gpu, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -
     if x.rows() == 0 {
         return Ok(());
     }
-    let Division { token_tile, row_tiles, token_tiles, spans, splits, deep } =
+    let Division { token_tile, row_tiles, token_tiles, spans, splits, wide } =
         divide(layout, x.rows(), gpu.multiprocessors() as usize);
     let params = GemvParams {
         x: x.address(),
@@ -110,28 +104,33 @@ pub fn linear(gpu: &Gpu, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -
         spans: spans as u32,
         reserved: 0,
     };
-    let name = match (layout.format, token_tile, deep) {
-        (Format::F32, 8, _) => c"linear_f32_8",
+    let name = match (layout.format, token_tile, wide) {
+        (Format::F32, 8, false) => c"linear_f32_8",
+        (Format::F32, 8, true) => c"linear_f32_8_wide",
         (Format::F32, _, false) => c"linear_f32_16",
-        (Format::F32, _, true) => c"linear_f32_16_deep",
-        (Format::F16, 8, _) => c"linear_f16_8",
+        (Format::F32, _, true) => c"linear_f32_16_wide",
+        (Format::F16, 8, false) => c"linear_f16_8",
+        (Format::F16, 8, true) => c"linear_f16_8_wide",
         (Format::F16, _, false) => c"linear_f16_16",
-        (Format::F16, _, true) => c"linear_f16_16_deep",
-        (Format::Bf16, 8, _) => c"linear_bf16_8",
+        (Format::F16, _, true) => c"linear_f16_16_wide",
+        (Format::Bf16, 8, false) => c"linear_bf16_8",
+        (Format::Bf16, 8, true) => c"linear_bf16_8_wide",
         (Format::Bf16, _, false) => c"linear_bf16_16",
-        (Format::Bf16, _, true) => c"linear_bf16_16_deep",
-        (Format::Fp8Block, 8, _) => c"linear_fp8_8",
+        (Format::Bf16, _, true) => c"linear_bf16_16_wide",
+        (Format::Fp8Block, 8, false) => c"linear_fp8_8",
+        (Format::Fp8Block, 8, true) => c"linear_fp8_8_wide",
         (Format::Fp8Block, _, false) => c"linear_fp8_16",
-        (Format::Fp8Block, _, true) => c"linear_fp8_16_deep",
-        (Format::Int4Group32, 8, _) => c"linear_int4_8",
+        (Format::Fp8Block, _, true) => c"linear_fp8_16_wide",
+        (Format::Int4Group32, 8, false) => c"linear_int4_8",
+        (Format::Int4Group32, 8, true) => c"linear_int4_8_wide",
         (Format::Int4Group32, _, false) => c"linear_int4_16",
-        (Format::Int4Group32, _, true) => c"linear_int4_16_deep",
+        (Format::Int4Group32, _, true) => c"linear_int4_16_wide",
     };
-    let stages = if deep { DEEP_STAGES } else { STAGES };
+    let groups = if wide { WIDE as u32 } else { 1 };
     let launch = Launch {
         grid: [row_tiles as u32, splits as u32, token_tiles as u32],
-        block: THREADS,
-        shared: ring_bytes(layout.format, token_tile, stages),
+        block: groups * THREADS,
+        shared: groups * shared_bytes(layout.format, token_tile),
     };
     // SAFETY: the kernel reads the tensors and the matrix within the sizes given, writes the rows of `out` in use, and its
     // own module's partial sums, for which the grid is small enough if columns are split.
@@ -151,21 +150,23 @@ mod tests {
                 for tokens in [1usize, 8, 16, 17, 200] {
                     for format in [Format::F32, Format::Bf16, Format::Fp8Block, Format::Int4Group32] {
                         let layout = MatrixLayout { format, rows, cols };
-                        let Division { row_tiles, token_tiles, spans, splits, deep, .. } =
+                        let Division { row_tiles, token_tiles, spans, splits, wide, .. } =
                             divide(layout, tokens, multiprocessors);
                         let all = layout.row_bytes().div_ceil(SPAN);
                         assert!(spans * splits >= all && spans * (splits - 1) < all, "{layout:?}");
                         let blocks = row_tiles * token_tiles * splits;
                         assert!(splits == 1 || blocks <= GemvSize::GEMV_SPLIT_BLOCKS as usize);
-                        assert!(!deep || (blocks <= multiprocessors && spans > STAGES && tokens > 8));
+                        assert!(!wide || blocks <= multiprocessors, "{layout:?}: one block an SM");
                         let sums = splits * tokens.min(16) * 4;
                         assert!(splits == 1 || sums * WEIGHTS_BY_PARTIAL_SUMS <= layout.row_bytes());
                     }
                 }
             }
         }
-        let router = |tokens| divide(MatrixLayout { format: Format::Bf16, rows: 384, cols: 7168 }, tokens, 132);
-        assert!(router(1).splits * 6 >= 132, "the router fills the GPU");
-        assert_eq!((router(1).deep, router(16).splits, router(16).deep), (false, 9, true));
+        let router = |tokens| {
+            let router = divide(MatrixLayout { format: Format::Bf16, rows: 384, cols: 7168 }, tokens, 132);
+            (router.splits, router.wide)
+        };
+        assert_eq!((router(1), router(16)), ((28, false), (9, true)), "the router fills the GPU");
     }
 }
