@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use abruzzi::device::SampleSettings;
 use abruzzi::device::cpu::CpuDevice;
+use abruzzi::experts::residency::Placement;
 use abruzzi::experts::trace::RoutingTrace;
 use abruzzi::model::Model;
 use abruzzi::{Checkpoint, LoadOptions, Tokenizer};
@@ -22,11 +23,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: record_routing MODEL TEXT OUT TOKENS".into());
     };
     let tokens: usize = tokens.parse()?;
-    let checkpoint = Checkpoint::open(model)?;
+    let checkpoint = Arc::new(Checkpoint::open(model)?);
     let config = checkpoint.config().clone();
     let text = Tokenizer::from_dir(model.as_ref(), config.vocab_size)?.encode(&std::fs::read_to_string(text)?)?;
     let (experts, top_k) = (config.moe.num_experts, config.moe.top_k);
-    let model = Arc::new(Model::new(config, CpuDevice::new(0)?, &checkpoint.load(&LoadOptions::default())?)?);
+    let (load, placement) = (LoadOptions::default(), Placement::default());
+    let model = Arc::new(Model::load(&checkpoint, CpuDevice::new(0)?, &load, &placement)?);
 
     let settings = SampleSettings { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
     let mut random = rand_pcg::Pcg64Mcg::new(7);

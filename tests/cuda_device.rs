@@ -17,6 +17,7 @@ use abruzzi::checkpoint::{Checkpoint, LoadOptions};
 use abruzzi::device::cpu::CpuDevice;
 use abruzzi::device::cuda::{CudaDevice, Gpu};
 use abruzzi::device::{Device, Routing};
+use abruzzi::experts::residency::Placement;
 use abruzzi::model::{Model, Sequence};
 use abruzzi::{DeviceChoice, Engine, Sampling, SessionOptions};
 use common::{CASES, GREEDY_PROMPT, Golden, checkpoint, difference, golden};
@@ -30,9 +31,9 @@ const NEAR_TIES_BF16: f64 = 0.10;
 const NEAR_TIES_FP8: f64 = 0.35;
 
 fn sequence<D: Device>(case: &str, device: D) -> Sequence<D> {
-    let checkpoint = Checkpoint::open(checkpoint(case)).unwrap();
-    let loaded = checkpoint.load(&LoadOptions::default()).unwrap();
-    Arc::new(Model::new(checkpoint.config().clone(), device, &loaded).unwrap()).sequence().unwrap()
+    let checkpoint = Arc::new(Checkpoint::open(checkpoint(case)).unwrap());
+    let model = Model::load(&checkpoint, device, &LoadOptions::default(), &Placement::default()).unwrap();
+    Arc::new(model).sequence().unwrap()
 }
 
 type Layers = Vec<Option<Routing>>;

@@ -4,9 +4,8 @@
 //
 // Plan. A block is 4 warps of 16 rows. A stage is 128 bytes of each of the 64 rows (8 KiB), the x of those columns for every
 // token, and the scales of those columns; stages lie in a ring that cp.async fills in 16-byte pieces, 3 stages ahead of the
-// arithmetic: 24 KiB of weights in flight a block, 72 KiB an SM with three blocks (32 KiB would hide DRAM's latency); or, for
-// launches of few blocks, 7 stages ahead. One
-// block-wide barrier a stage. The limit it aims for is DRAM: at 3.35 TB/s an SM has 35 clocks for 512 bytes, which is 140
+// arithmetic: 24 KiB of weights in flight a block, 72 KiB an SM with three blocks (32 KiB would hide DRAM's latency). One
+// barrier of its threads a stage. The limit it aims for is DRAM: at 3.35 TB/s an SM has 35 clocks for 512 bytes, which is 140
 // issue slots. Counted in the machine code, copies included, 8 and 16 tokens take: BF16 25 and 25 of them, FP8 65 and 75,
 // INT4 105 and 135, F16 35 and 45, F32 90 and 165, of which only the last is beyond the limit.
 //
@@ -33,6 +32,7 @@
 
 namespace row_tile {
 
+/// Threads that share a ring: a block, or one of a block's groups, each of which calls `tile` for spans of its own.
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 /// Rows of a tile; a warp has 16, the M of the mma.
@@ -41,8 +41,6 @@ constexpr int kRows = GEMV_ROWS;
 constexpr int kSpan = GEMV_SPAN;
 constexpr int kChunks = kSpan / 16;
 constexpr int kStages = 4;
-/// Stages where blocks are too few for three an SM: one then has 56 KiB in flight.
-constexpr int kDeepStages = 8;
 static_assert(kRows == 16 * kWarps && kChunks == 8, "a warp takes 16 rows; the swizzle permutes 8 chunks");
 /// Floats from token to token of the finished tile: 4 more than rows, so that the 8 rows × 4 tokens a warp writes at once fall
 /// into 32 banks.
@@ -73,7 +71,6 @@ static_assert(Stage<WEIGHT_INT4_GROUP32, 16>::kColumns == 8 * kInt4Group, "a sta
 /// Blocks an SM holds at least: told to the compiler, which else saves registers for more blocks than the rings leave room for.
 constexpr int kResident = 3;
 static_assert(kResident * (kStages * Stage<WEIGHT_INT4_GROUP32, 16>::kBytes + 1024) <= 232448, "the largest rings fit");
-static_assert(kDeepStages * Stage<WEIGHT_INT4_GROUP32, 16>::kBytes + 1024 <= 232448, "the largest deep ring fits");
 
 template <uint32_t Format>
 __device__ __forceinline__ int row_bytes(int cols) {
@@ -155,7 +152,7 @@ struct Filler {
   __device__ __forceinline__ Filler(const Segment (&segments)[Segments], int cols_, int tokens, XRow x_row)
       : cols(cols_), bytes(row_bytes<Format>(cols_)), scale(segments[0].scale), scale_bytes(scale_pitch<Format>(cols_)) {
     whole_scales = scale_bytes % 16 == 0;
-    const int tid = threadIdx.x;
+    const int tid = threadIdx.x % kThreads;
 #pragma unroll
     for (int i = 0; i < kRowsEach; ++i) {
       const Segment& s = segments[i * Segments / kRowsEach];
@@ -185,7 +182,7 @@ struct Filler {
 
   /// Issues the copies of span `span` of the rows into the stage at `stage`.
   __device__ __forceinline__ void fill(uint8_t* stage, int span) const {
-    const int tid = threadIdx.x;
+    const int tid = threadIdx.x % kThreads;
     // Weights: a quarter warp copies 128 contiguous bytes of a row.
     const int left = bytes - span * kSpan - tid % kChunks * 16;
 #pragma unroll
@@ -261,7 +258,7 @@ template <uint32_t Format, int Tokens>
 __device__ __forceinline__ void multiply(const uint8_t* stage, int segment, float (&sums)[kSums<Format, Tokens>]) {
   using S = Stage<Format, Tokens>;
   constexpr int kTiles = Tokens / 8;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kWarps;
   const int g = lane / 4, t = lane % 4;
 
   if constexpr (Format == WEIGHT_F32) {
@@ -380,57 +377,69 @@ __device__ __forceinline__ void multiply(const uint8_t* stage, int segment, floa
 
 // ---- A whole tile -------------------------------------------------------------------------------------------------
 
+/// Synchronises the threads of a ring.
+template <int Groups>
+__device__ __forceinline__ void ring_barrier() {
+  if constexpr (Groups == 1) {
+    __syncthreads();
+  } else {
+    // Barrier 0 is __syncthreads.
+    ptx::named_barrier(1 + threadIdx.x / kThreads, kThreads);
+  }
+}
+
 /// Adds spans [begin, end) of the segments' rows to the sums.
-template <uint32_t Format, int Tokens, bool Whole, int Stages, int Segments, typename XRow>
+template <uint32_t Format, int Tokens, bool Whole, int Groups, int Segments, typename XRow>
 __device__ __forceinline__ void stream(uint8_t* ring, const Segment (&segments)[Segments], int cols, int begin, int end,
                                        int tokens, XRow x_row, float (&sums)[kSums<Format, Tokens>]) {
   constexpr int kBytes = Stage<Format, Tokens>::kBytes;
-  const int segment = threadIdx.x / 32 * Segments / kWarps;
+  const int segment = threadIdx.x / 32 % kWarps * Segments / kWarps;
   const Filler<Format, Tokens, Segments, Whole> filler(segments, cols, tokens, x_row);
 
   // Prologue. Every iteration commits one group, an empty one past the end, so that the count of groups tells the stage.
 #pragma unroll
-  for (int i = 0; i < Stages - 1; ++i) {
+  for (int i = 0; i < kStages - 1; ++i) {
     if (begin + i < end) filler.fill(ring + i * kBytes, begin + i);
     ptx::copy_async_commit();
   }
 
-  int now = 0, next = Stages - 1;
+  int now = 0, next = kStages - 1;
 #pragma unroll 1
   for (int span = begin; span < end; ++span) {
 #if ABRUZZI_MUTANT == 1
-    ptx::copy_async_wait<Stages - 1>();
+    ptx::copy_async_wait<kStages - 1>();
 #else
-    ptx::copy_async_wait<Stages - 2>();
+    ptx::copy_async_wait<kStages - 2>();
 #endif
     // Makes every thread's part of this stage visible to all, and ends everybody's reading of the stage filled next.
-    __syncthreads();
-    if (span + Stages - 1 < end) filler.fill(ring + next * kBytes, span + Stages - 1);
+    ring_barrier<Groups>();
+    if (span + kStages - 1 < end) filler.fill(ring + next * kBytes, span + kStages - 1);
     ptx::copy_async_commit();
     multiply<Format, Tokens>(ring + now * kBytes, segment, sums);
-    now = now + 1 == Stages ? 0 : now + 1;
-    next = next + 1 == Stages ? 0 : next + 1;
+    now = now + 1 == kStages ? 0 : now + 1;
+    next = next + 1 == kStages ? 0 : next + 1;
   }
 }
 
 /// Multiplies spans [begin, end) of the segments' rows and leaves the sums in shared memory, [Tokens][kTilePitch] floats
-/// over the ring of Stages stages, visible to the whole block. The caller synchronises before it calls this again.
-template <uint32_t Format, int Tokens, int Stages = kStages, int Segments, typename XRow>
+/// over the ring, visible to its threads. The caller synchronises before it calls this again. Groups: of the block, each with
+/// a ring.
+template <uint32_t Format, int Tokens, int Groups = 1, int Segments, typename XRow>
 __device__ __forceinline__ const float* tile(uint8_t* ring, const Segment (&segments)[Segments], int cols, int begin, int end,
                                              int tokens, XRow x_row) {
   using S = Stage<Format, Tokens>;
-  static_assert(S::kBytes % 16 == 0 && S::kBytes * Stages >= Tokens * kTilePitch * 4, "the tile fits over the ring");
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  static_assert(S::kBytes % 16 == 0 && S::kBytes * kStages >= Tokens * kTilePitch * 4, "the tile fits over the ring");
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kWarps;
   float sums[kSums<Format, Tokens>] = {};
   if (row_bytes<Format>(cols) % 16 == 0 && cols % 8 == 0) {
-    stream<Format, Tokens, true, Stages>(ring, segments, cols, begin, end, tokens, x_row, sums);
+    stream<Format, Tokens, true, Groups>(ring, segments, cols, begin, end, tokens, x_row, sums);
   } else {
-    stream<Format, Tokens, false, Stages>(ring, segments, cols, begin, end, tokens, x_row, sums);
+    stream<Format, Tokens, false, Groups>(ring, segments, cols, begin, end, tokens, x_row, sums);
   }
 
   // Every stage is multiplied by every warp: the ring becomes the tile.
 #if ABRUZZI_MUTANT != 5
-  __syncthreads();
+  ring_barrier<Groups>();
 #endif
   float* out = reinterpret_cast<float*>(ring);
   if constexpr (Format == WEIGHT_F32) {
@@ -447,7 +456,7 @@ __device__ __forceinline__ const float* tile(uint8_t* ring, const Segment (&segm
     }
   }
   // The tile is read across warps.
-  __syncthreads();
+  ring_barrier<Groups>();
   return out;
 }
 

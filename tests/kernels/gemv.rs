@@ -133,6 +133,20 @@ fn linear_of_any_shape_in_every_format() {
     });
 }
 
+/// Blocks of several groups: long rows for several tokens. Some have fewer spans than groups, or no whole pieces.
+#[test]
+fn linear_in_wide_blocks() {
+    let (session, mut random) = (session(), random());
+    session.every_schedule(|gpu| {
+        for format in FORMATS {
+            for (rows, cols, tokens) in [(70, 2048, 8), (3, 1501, 16), (65, 4096, 11), (100, 2500, 21)] {
+                let w = HostWeights::random(&mut random, format, rows, cols);
+                check(gpu, &mut random, &w, tokens, Precision::Full);
+            }
+        }
+    });
+}
+
 #[test]
 fn linear_at_the_sizes_of_k2() {
     if quick() {
@@ -307,6 +321,8 @@ fn linear_reads_each_weight_once() {
         (Format::Fp8Block, "linear_fp8"),
         (Format::Int4Group32, "linear_int4"),
         (Format::Bf16, "linear_bf16"),
+        (Format::F16, "linear_f16"),
+        (Format::F32, "linear_f32"),
     ] {
         // Split among 14 blocks for one token; whole rows for 16.
         for &(tokens, rows, cols) in some_of(&[(1, 512, 7168), (16, 12800, 512)], 1) {

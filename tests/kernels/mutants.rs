@@ -58,6 +58,7 @@ const MUTANTS: &[(&str, u32, &str, &str)] = &[
     ),
     ("gemv", 2, "FP8 scale block row off by one", "gemv::linear_keeps_an_infinite_block_scale_in_its_rows"),
     ("gemv", 3, "arrival counter not wrapped", "gemv::linear_gives_the_same_bits_in_every_schedule"),
+    ("gemv", 4, "barrier between groups' sums and their adding dropped", "gemv::linear_in_wide_blocks"),
     (
         "gemv",
         5,

@@ -45,7 +45,9 @@ impl Sectors {
 fn mark(map: &MmapMut, mut sector: u64, end: u64, known: Option<&MmapMut>) -> u64 {
     // SAFETY: sectors are below span / 32, and a map has a bit for each, in whole aligned words; maps are only ever accessed
     // through these atomics.
-    let word = |map: &MmapMut, sector: u64| unsafe { &*map.as_ptr().cast::<AtomicU64>().add((sector / 64) as usize) };
+    let word = |map: &MmapMut, sector: u64| unsafe {
+        &*map.as_ptr().cast::<AtomicU64>().add((sector / 64) as usize)
+    };
     let mut fresh = 0;
     while sector < end {
         let count = (64 - sector % 64).min(end - sector);

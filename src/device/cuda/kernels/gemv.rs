@@ -18,8 +18,12 @@ const SPAN: usize = GemvSize::GEMV_SPAN as usize;
 const STAGES: usize = 4;
 /// Blocks an SM that columns are split for.
 const BLOCKS_PER_SM: usize = 3;
+/// Groups of threads of a wide block, each with a ring; it has an SM to itself.
+const WIDE: usize = 3;
 /// Fewest spans worth a block of their own: what its ring holds.
 const LEAST_SPANS: usize = STAGES;
+/// Bytes of weights for each byte of partial sums at least: these are written once, and may be a few hundredths of the traffic.
+const WEIGHTS_BY_PARTIAL_SUMS: usize = 24;
 
 /// Tokens a block takes: the smaller tile if they all fit.
 pub(super) fn token_tile(tokens: usize) -> usize {
@@ -37,13 +41,35 @@ pub(super) fn shared_bytes(format: Format, token_tile: usize) -> u32 {
     (STAGES * (ROWS * SPAN + token_tile * (columns * 2 + padding) + scales)) as u32
 }
 
-/// Spans a block takes and how many blocks then share a row: enough blocks to fill the GPU, none without work.
-fn split(layout: MatrixLayout, tiles: usize, multiprocessors: usize) -> (usize, usize) {
-    let spans = layout.row_bytes().div_ceil(SPAN);
+/// How a product is divided among blocks.
+struct Division {
+    /// Tokens a block takes at most.
+    token_tile: usize,
+    row_tiles: usize,
+    token_tiles: usize,
+    /// Spans a block takes.
+    spans: usize,
+    /// Blocks that share a row.
+    splits: usize,
+    /// Whether blocks are wide.
+    wide: bool,
+}
+
+/// Enough blocks to fill the GPU, none without work, and not so many to a row that their partial sums are much traffic: wide
+/// blocks then, if all of them run at the same time. `tokens` > 0.
+fn divide(layout: MatrixLayout, tokens: usize, multiprocessors: usize) -> Division {
+    let token_tile = token_tile(tokens);
+    let (row_tiles, token_tiles) = (layout.rows.div_ceil(ROWS), tokens.div_ceil(token_tile));
+    let tiles = row_tiles * token_tiles;
+    let all_spans = layout.row_bytes().div_ceil(SPAN);
     let blocks = (BLOCKS_PER_SM * multiprocessors).min(GemvSize::GEMV_SPLIT_BLOCKS as usize);
-    let splits = (blocks / tiles).min(spans / LEAST_SPANS).max(1);
-    let each = spans.div_ceil(splits);
-    (each, spans.div_ceil(each))
+    let wanted = (blocks / tiles).min(all_spans / LEAST_SPANS);
+    let row_sums = tokens.min(token_tile) * size_of::<f32>();
+    let most = (layout.row_bytes() / (WEIGHTS_BY_PARTIAL_SUMS * row_sums)).max(1);
+    let wide = wanted > most && tiles <= multiprocessors;
+    let splits = if wide { most.min(blocks.min(multiprocessors) / tiles) } else { wanted.min(most) };
+    let spans = all_spans.div_ceil(splits.max(1));
+    Division { token_tile, row_tiles, token_tiles, spans, splits: all_spans.div_ceil(spans), wide }
 }
 
 /// out = W·x for any number of tokens, meant for up to some dozens; `x` bf16, `out` of either precision. Weights are read
@@ -59,12 +85,11 @@ pub fn linear(gpu: &Gpu, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -
     assert!(x.cols() == layout.cols && out.cols() == layout.rows, "columns of x and out for {layout:?}");
     assert_eq!(x.precision(), Precision::Working, "x is bf16");
     out.resize(x.rows());
-    let token_tile = token_tile(x.rows());
-    let (row_tiles, token_tiles) = (layout.rows.div_ceil(ROWS), x.rows().div_ceil(token_tile));
     if x.rows() == 0 {
         return Ok(());
     }
-    let (spans, splits) = split(layout, row_tiles * token_tiles, gpu.multiprocessors() as usize);
+    let Division { token_tile, row_tiles, token_tiles, spans, splits, wide } =
+        divide(layout, x.rows(), gpu.multiprocessors() as usize);
     let params = GemvParams {
         x: x.address(),
         out: out.address(),
@@ -79,22 +104,33 @@ pub fn linear(gpu: &Gpu, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -
         spans: spans as u32,
         reserved: 0,
     };
-    let name = match (layout.format, token_tile) {
-        (Format::F32, 8) => c"linear_f32_8",
-        (Format::F32, _) => c"linear_f32_16",
-        (Format::F16, 8) => c"linear_f16_8",
-        (Format::F16, _) => c"linear_f16_16",
-        (Format::Bf16, 8) => c"linear_bf16_8",
-        (Format::Bf16, _) => c"linear_bf16_16",
-        (Format::Fp8Block, 8) => c"linear_fp8_8",
-        (Format::Fp8Block, _) => c"linear_fp8_16",
-        (Format::Int4Group32, 8) => c"linear_int4_8",
-        (Format::Int4Group32, _) => c"linear_int4_16",
+    let name = match (layout.format, token_tile, wide) {
+        (Format::F32, 8, false) => c"linear_f32_8",
+        (Format::F32, 8, true) => c"linear_f32_8_wide",
+        (Format::F32, _, false) => c"linear_f32_16",
+        (Format::F32, _, true) => c"linear_f32_16_wide",
+        (Format::F16, 8, false) => c"linear_f16_8",
+        (Format::F16, 8, true) => c"linear_f16_8_wide",
+        (Format::F16, _, false) => c"linear_f16_16",
+        (Format::F16, _, true) => c"linear_f16_16_wide",
+        (Format::Bf16, 8, false) => c"linear_bf16_8",
+        (Format::Bf16, 8, true) => c"linear_bf16_8_wide",
+        (Format::Bf16, _, false) => c"linear_bf16_16",
+        (Format::Bf16, _, true) => c"linear_bf16_16_wide",
+        (Format::Fp8Block, 8, false) => c"linear_fp8_8",
+        (Format::Fp8Block, 8, true) => c"linear_fp8_8_wide",
+        (Format::Fp8Block, _, false) => c"linear_fp8_16",
+        (Format::Fp8Block, _, true) => c"linear_fp8_16_wide",
+        (Format::Int4Group32, 8, false) => c"linear_int4_8",
+        (Format::Int4Group32, 8, true) => c"linear_int4_8_wide",
+        (Format::Int4Group32, _, false) => c"linear_int4_16",
+        (Format::Int4Group32, _, true) => c"linear_int4_16_wide",
     };
+    let groups = if wide { WIDE as u32 } else { 1 };
     let launch = Launch {
         grid: [row_tiles as u32, splits as u32, token_tiles as u32],
-        block: THREADS,
-        shared: shared_bytes(layout.format, token_tile),
+        block: groups * THREADS,
+        shared: groups * shared_bytes(layout.format, token_tile),
     };
     // SAFETY: the kernel reads the tensors and the matrix within the sizes given, writes the rows of `out` in use, and its
     // own module's partial sums, for which the grid is small enough if columns are split.
@@ -114,16 +150,23 @@ mod tests {
                 for tokens in [1usize, 8, 16, 17, 200] {
                     for format in [Format::F32, Format::Bf16, Format::Fp8Block, Format::Int4Group32] {
                         let layout = MatrixLayout { format, rows, cols };
-                        let tiles = rows.div_ceil(ROWS) * tokens.div_ceil(token_tile(tokens));
-                        let (each, splits) = split(layout, tiles, multiprocessors);
-                        let spans = layout.row_bytes().div_ceil(SPAN);
-                        assert!(each * splits >= spans && each * (splits - 1) < spans, "{layout:?}");
-                        assert!(splits == 1 || tiles * splits <= GemvSize::GEMV_SPLIT_BLOCKS as usize);
+                        let Division { row_tiles, token_tiles, spans, splits, wide, .. } =
+                            divide(layout, tokens, multiprocessors);
+                        let all = layout.row_bytes().div_ceil(SPAN);
+                        assert!(spans * splits >= all && spans * (splits - 1) < all, "{layout:?}");
+                        let blocks = row_tiles * token_tiles * splits;
+                        assert!(splits == 1 || blocks <= GemvSize::GEMV_SPLIT_BLOCKS as usize);
+                        assert!(!wide || blocks <= multiprocessors, "{layout:?}: one block an SM");
+                        let sums = splits * tokens.min(16) * 4;
+                        assert!(splits == 1 || sums * WEIGHTS_BY_PARTIAL_SUMS <= layout.row_bytes());
                     }
                 }
             }
         }
-        let router = MatrixLayout { format: Format::Bf16, rows: 384, cols: 7168 };
-        assert!(split(router, 6, 132).1 * 6 >= 132, "the router fills the GPU");
+        let router = |tokens| {
+            let router = divide(MatrixLayout { format: Format::Bf16, rows: 384, cols: 7168 }, tokens, 132);
+            (router.splits, router.wide)
+        };
+        assert_eq!((router(1), router(16)), ((28, false), (9, true)), "the router fills the GPU");
     }
 }
