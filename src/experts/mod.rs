@@ -11,6 +11,8 @@ pub mod prefetch;
 pub mod schedule;
 pub mod simulate;
 pub mod slots;
+#[cfg(test)]
+mod slots_tests;
 mod sync;
 pub mod trace;
 
