@@ -15,6 +15,8 @@ pub mod schedule;
 pub mod simulate;
 pub mod slots;
 pub mod stats;
+#[cfg(test)]
+mod slots_tests;
 mod sync;
 pub mod trace;
 
