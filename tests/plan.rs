@@ -1,6 +1,9 @@
 //! The planner: every byte accounted for, and refusals whose change suffices exactly.
 
 mod common;
+#[cfg(feature = "cuda")]
+#[path = "common/emulator.rs"]
+mod emulator;
 
 use std::path::Path;
 
@@ -559,4 +562,56 @@ fn flags_from_the_environment() {
         .unwrap();
     let plan: Value = serde_json::from_str(&text(&out.stdout)).unwrap();
     assert_eq!((&plan["context"], &plan["hardware"]["nvme"]), (&json!(4096), &json!(12e9)));
+}
+
+/// The device's own allocations, on the emulated GPU, which counts bytes as they are asked for and not in whole 256.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_device_takes_what_is_planned() {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use abruzzi::checkpoint::{Checkpoint, LoadOptions};
+    use abruzzi::device::cuda::{CudaDevice, Gpu, gpus};
+    use abruzzi::device::{Device, SampleSettings};
+    use abruzzi::model::{Model, PREFILL_CHUNK};
+
+    emulator::install();
+    let free = || gpus().unwrap()[0].memory_free;
+    for case in common::CASES {
+        let checkpoint = Checkpoint::open(common::checkpoint(case)).unwrap();
+        let config = checkpoint.config().clone();
+        let vocab = config.vocab_size as u32;
+        let asked = ask(Some(PREFILL_CHUNK), Some(PREFILL_CHUNK));
+        let plan = Plan::new(&config, &hardware(80 * GIB, 2 * TIB, false), &asked).unwrap();
+        let near = |used: u64, planned: u64, allocations: u64, what: &str| {
+            let lost =
+                planned.checked_sub(used).unwrap_or_else(|| panic!("{case} {what}: {used} of {planned}"));
+            assert!(lost < 256 * allocations, "{case} {what}: {used} of {planned}");
+        };
+
+        let loaded = checkpoint.load(&LoadOptions::default()).unwrap();
+        let device = CudaDevice::new(Gpu::open(0).unwrap());
+        let before = free();
+        let trunk = loaded.trunk.try_map(&mut |m| device.matrix(m), &mut |v| device.vector(v)).unwrap();
+        near(before - free(), plan.vram.part("trunk"), 64, "trunk");
+        drop(trunk);
+
+        let model = Arc::new(Model::new(config, device, &loaded).unwrap());
+        let before = free();
+        let mut sequence = model.sequence().unwrap();
+        near(before - free(), plan.vram.part("workspace"), 64, "workspace");
+        // From the largest chunk to single tokens: each kernel's scratch memory is at its largest at one of these.
+        let ids: Vec<u32> = (0..PREFILL_CHUNK as u32).map(|i| i % vocab).collect();
+        let cancel = AtomicBool::new(false);
+        for tokens in [PREFILL_CHUNK, 64, 16, 4] {
+            sequence.truncate(PREFILL_CHUNK - tokens);
+            sequence.logits(&ids[..tokens], &cancel).unwrap();
+        }
+        sequence.truncate(PREFILL_CHUNK - 1);
+        let settings = SampleSettings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+        sequence.next(&ids[..1], &settings, 0, &cancel).unwrap();
+        let parts = ["workspace", "key/value cache", "kernel scratch"].map(|name| plan.vram.part(name));
+        near(before - free(), parts.iter().sum(), 96, "a session");
+    }
 }
