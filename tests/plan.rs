@@ -578,7 +578,7 @@ fn the_device_takes_what_is_planned() {
 
     emulator::install();
     let free = || gpus().unwrap()[0].memory_free;
-    for case in common::CASES {
+    for case in ["k2-bf16", "k2-fp8", "k2-int4"] {
         let checkpoint = Checkpoint::open(common::checkpoint(case)).unwrap();
         let config = checkpoint.config().clone();
         let vocab = config.vocab_size as u32;
@@ -591,7 +591,13 @@ fn the_device_takes_what_is_planned() {
         };
 
         let loaded = checkpoint.load(&LoadOptions::default()).unwrap();
-        let device = CudaDevice::new(Gpu::open(0).unwrap());
+        let gpu = Gpu::open(0).unwrap();
+        let cancel = AtomicBool::new(false);
+        let settings = SampleSettings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+        // Kernels have memory of their own from when they are loaded; it counts as the driver's.
+        let first = Model::new(config.clone(), CudaDevice::new(gpu.clone()), &loaded).unwrap();
+        Arc::new(first).sequence().unwrap().next(&[1], &settings, 0, &cancel).unwrap();
+        let device = CudaDevice::new(gpu.clone());
         let before = free();
         let trunk = loaded.trunk.try_map(&mut |m| device.matrix(m), &mut |v| device.vector(v)).unwrap();
         near(before - free(), plan.vram.part("trunk"), 64, "trunk");
@@ -603,13 +609,11 @@ fn the_device_takes_what_is_planned() {
         near(before - free(), plan.vram.part("workspace"), 64, "workspace");
         // From the largest chunk to single tokens: each kernel's scratch memory is at its largest at one of these.
         let ids: Vec<u32> = (0..PREFILL_CHUNK as u32).map(|i| i % vocab).collect();
-        let cancel = AtomicBool::new(false);
         for tokens in [PREFILL_CHUNK, 64, 16, 4] {
             sequence.truncate(PREFILL_CHUNK - tokens);
             sequence.logits(&ids[..tokens], &cancel).unwrap();
         }
         sequence.truncate(PREFILL_CHUNK - 1);
-        let settings = SampleSettings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
         sequence.next(&ids[..1], &settings, 0, &cancel).unwrap();
         let parts = ["workspace", "key/value cache", "kernel scratch"].map(|name| plan.vram.part(name));
         near(before - free(), parts.iter().sum(), 96, "a session");
