@@ -1,13 +1,19 @@
 //! The planner: every byte accounted for, and refusals whose change suffices exactly.
 
 mod common;
+#[cfg(feature = "cuda")]
+#[path = "common/emulator.rs"]
+mod emulator;
+#[path = "plan/naive.rs"]
+mod naive;
 
 use std::path::Path;
 
 use abruzzi::error::Change;
-use abruzzi::experts::plan::{Ask, GPU_RESERVE, HOST_RESERVE, Hardware, Plan};
+use abruzzi::experts::plan::{Ask, Hardware, Plan};
 use abruzzi::{Error, ModelConfig};
 use common::cli::{abruzzi, fails, stdout, text};
+use naive::Naive;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -48,205 +54,6 @@ fn adds_up(plan: &Plan) {
     for budget in [&plan.vram, &plan.host] {
         assert_eq!(budget.parts.iter().map(|p| p.bytes).sum::<u64>(), budget.total, "{plan}");
         assert_eq!(budget.parts.last().unwrap().name, "unused");
-    }
-}
-
-/// The arithmetic again, from the numbers of config.json and nothing of the crate.
-struct Naive {
-    fp8: bool,
-    hidden: u64,
-    vocab: u64,
-    layers: u64,
-    heads: u64,
-    q_rank: u64,
-    latent: u64,
-    rope: u64,
-    nope: u64,
-    v: u64,
-    dense: u64,
-    width: u64,
-    experts: u64,
-    top_k: u64,
-}
-
-fn up(n: u64, to: u64) -> u64 {
-    n.div_ceil(to) * to
-}
-
-fn alloc(bytes: u64) -> u64 {
-    up(bytes, 256)
-}
-
-impl Naive {
-    fn of(file: &str, fp8: bool) -> Naive {
-        let json = json_of(file);
-        let n = |name: &str| json[name].as_u64().unwrap();
-        assert_eq!((n("first_k_dense_replace"), n("n_shared_experts")), (1, 1));
-        Naive {
-            fp8,
-            hidden: n("hidden_size"),
-            vocab: n("vocab_size"),
-            layers: n("num_hidden_layers"),
-            heads: n("num_attention_heads"),
-            q_rank: n("q_lora_rank"),
-            latent: n("kv_lora_rank"),
-            rope: n("qk_rope_head_dim"),
-            nope: n("qk_nope_head_dim"),
-            v: n("v_head_dim"),
-            dense: n("intermediate_size"),
-            width: n("moe_intermediate_size"),
-            experts: n("n_routed_experts"),
-            top_k: n("num_experts_per_tok"),
-        }
-    }
-
-    fn bf16(rows: u64, cols: u64) -> u64 {
-        alloc(rows * cols * 2)
-    }
-
-    /// A linear layer of the trunk.
-    fn linear(&self, rows: u64, cols: u64) -> u64 {
-        match self.fp8 {
-            true => alloc(up(rows * cols, 128) + rows.div_ceil(128) * cols.div_ceil(128) * 4),
-            false => Naive::bf16(rows, cols),
-        }
-    }
-
-    fn attention(&self) -> u64 {
-        self.linear(self.q_rank, self.hidden)
-            + self.linear(self.heads * (self.nope + self.rope), self.q_rank)
-            + self.linear(self.latent + self.rope, self.hidden)
-            + self.linear(self.heads * (self.nope + self.v), self.latent)
-            + self.linear(self.hidden, self.heads * self.v)
-    }
-
-    fn mlp(&self, width: u64) -> u64 {
-        2 * self.linear(width, self.hidden) + self.linear(self.hidden, width)
-    }
-
-    fn moe_layer(&self) -> u64 {
-        self.attention() + Naive::bf16(self.experts, self.hidden) + self.mlp(self.width)
-    }
-
-    fn norms(&self) -> u64 {
-        let layer = 2 * alloc(4 * self.hidden) + alloc(4 * self.q_rank) + alloc(4 * self.latent);
-        self.layers * layer + alloc(4 * self.hidden) + (self.layers - 1) * alloc(4 * self.experts)
-    }
-
-    fn embedding(&self) -> u64 {
-        Naive::bf16(self.vocab, self.hidden)
-    }
-
-    /// Trunk with the first `layers` layers, without embedding and head.
-    fn trunk(&self, layers: u64) -> u64 {
-        let first = if layers > 0 { self.attention() + self.mlp(self.dense) } else { 0 };
-        self.norms() + first + layers.saturating_sub(1) * self.moe_layer()
-    }
-
-    fn record(&self) -> u64 {
-        let part = |rows: u64, cols: u64| match self.fp8 {
-            true => up(rows * cols, 128) + up(rows.div_ceil(128) * cols.div_ceil(128) * 4, 128),
-            false => up(rows * cols / 2, 128) + up(rows * cols / 32 * 2, 128),
-        };
-        up(2 * part(self.width, self.hidden) + part(self.hidden, self.width), 4096)
-    }
-
-    fn kv(&self, context: u64) -> u64 {
-        let pages = context.div_ceil(64);
-        alloc(pages * self.layers * 64 * (self.latent + self.rope) * 2) + alloc(pages * 8)
-    }
-
-    fn workspace(&self, chunk: u64) -> u64 {
-        let f32s = |cols: u64| alloc(chunk * cols * 4);
-        let bf16s = |cols: u64| alloc(chunk * cols * 2);
-        let pairs = chunk * self.top_k;
-        let routing = 5 * alloc(pairs * 4) + alloc((self.experts + 1) * 4) + alloc(8) + alloc(16);
-        2 * f32s(self.hidden) // hidden, last
-            + 2 * bf16s(self.hidden) // normed, update
-            + 2 * bf16s(self.q_rank)
-            + bf16s(self.heads * (self.nope + self.rope))
-            + bf16s(self.latent + self.rope)
-            + bf16s(self.heads * self.v)
-            + f32s(self.experts)
-            + alloc(pairs * self.hidden * 2)
-            + f32s(self.vocab)
-            + (self.layers - 1) * routing
-            + alloc(8) // guard
-    }
-
-    /// For chunks of more than 16 tokens and contexts beyond 2048 and 132 pages.
-    fn scratch(&self, chunk: u64) -> u64 {
-        let pairs = chunk * self.top_k;
-        let mlp = 3 * alloc(chunk * self.dense * 2);
-        let small = alloc(4 * chunk) + alloc(4 * self.rope / 2) + alloc(8 * self.layers);
-        let draw = alloc(8) + alloc(4) + alloc(4);
-        let (decoded, experts) = match self.fp8 {
-            true => {
-                let codes = alloc(pairs * self.hidden) + alloc(pairs * self.width);
-                let scales = alloc(self.hidden / 128 * pairs * 4) + alloc(self.width / 128 * pairs * 4);
-                let few = alloc(16 * self.top_k * self.width * 2);
-                (alloc(self.dense * self.hidden * 2), few + codes + scales)
-            }
-            // Below 128 rows an expert: not decoded.
-            false => {
-                assert!(pairs <= 128 * self.experts);
-                (0, alloc(pairs * self.width * 2))
-            }
-        };
-        // Few queries: 132 parts of one token are the most at once.
-        let rows = 4 * self.heads;
-        let absorbed = alloc(rows * (self.latent + self.rope) * 2)
-            + alloc(132 * self.heads * self.latent * 4)
-            + alloc(132 * self.heads * 4)
-            + alloc(rows * self.latent * 4);
-        let expanded = alloc(2048 * self.heads * (self.nope + self.v) * 2)
-            + alloc(chunk * self.heads * self.v * 4)
-            + alloc(chunk * self.heads * 2 * 4);
-        mlp + small + draw + decoded + experts + absorbed + expanded
-    }
-
-    fn tables(&self) -> u64 {
-        alloc(8 * self.experts * (self.layers - 1)) + alloc(8)
-    }
-
-    /// Every part of both budgets against a plan's; what the plan chose is taken from it and nothing else.
-    fn check(&self, plan: &Plan) {
-        let (chunk, slots) = (plan.chunk as u64, plan.slots.count);
-        let resident = plan.trunk.resident_layers as u64;
-        let mut trunk = self.trunk(resident);
-        trunk += if plan.trunk.head_resident { self.embedding() } else { 0 };
-        trunk += if plan.trunk.embedding_resident { self.embedding() } else { 0 };
-        let whole = self.trunk(self.layers) + 2 * self.embedding();
-        let buffers = if trunk == whole { 0 } else { 2 * (64 << 20) };
-        let pool = slots * self.record() + alloc(4 * slots);
-        let vram = [
-            ("driver", GPU_RESERVE),
-            ("trunk", trunk),
-            ("trunk stream buffers", buffers),
-            ("key/value cache", self.kv(plan.context as u64)),
-            ("workspace", self.workspace(chunk)),
-            ("kernel scratch", self.scratch(chunk)),
-            ("expert tables", self.tables()),
-            ("expert slots", pool),
-        ];
-        for (name, bytes) in vram {
-            assert_eq!(plan.vram.part(name), bytes, "{name}\n{plan}");
-        }
-        let used: u64 = vram.iter().map(|(_, bytes)| bytes).sum();
-        assert_eq!(plan.vram.part("unused"), plan.vram.total - used);
-        // Nothing is left that a slot would fit in.
-        let all = self.experts * (self.layers - 1);
-        assert!(slots == all || plan.vram.part("unused") < self.record() + 512, "{plan}");
-
-        let host_fixed = HOST_RESERVE + plan.host.total / 512 + 8 * self.record() + whole - trunk;
-        let records = all.min((plan.host.total - host_fixed) / self.record());
-        assert_eq!(plan.below.host, records, "{plan}");
-        assert_eq!(plan.host.part("trunk"), whole - trunk);
-        assert_eq!(plan.host.part("expert records"), records * self.record());
-        assert_eq!(plan.host.part("pinned staging"), 8 * self.record());
-        assert_eq!(plan.host.part("unused"), plan.host.total - host_fixed - records * self.record());
-        assert_eq!(plan.below.file, all.saturating_sub(records + slots));
-        adds_up(plan);
     }
 }
 
@@ -559,4 +366,61 @@ fn flags_from_the_environment() {
         .unwrap();
     let plan: Value = serde_json::from_str(&text(&out.stdout)).unwrap();
     assert_eq!((&plan["context"], &plan["hardware"]["nvme"]), (&json!(4096), &json!(12e9)));
+}
+
+/// The device's own allocations, on the emulated GPU, which counts bytes as they are asked for and not in whole 256.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_device_takes_what_is_planned() {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use abruzzi::checkpoint::{Checkpoint, LoadOptions};
+    use abruzzi::device::cuda::{CudaDevice, Gpu, gpus};
+    use abruzzi::device::{Device, SampleSettings};
+    use abruzzi::model::{Model, PREFILL_CHUNK};
+
+    emulator::install();
+    emulator::configure(r#"{"checks": false, "counters": false}"#);
+    let free = || gpus().unwrap()[0].memory_free;
+    for case in ["k2-bf16", "k2-fp8", "k2-int4"] {
+        let checkpoint = Checkpoint::open(common::checkpoint(case)).unwrap();
+        let config = checkpoint.config().clone();
+        let vocab = config.vocab_size as u32;
+        let asked = ask(Some(PREFILL_CHUNK), Some(PREFILL_CHUNK));
+        let plan = Plan::new(&config, &hardware(80 * GIB, 2 * TIB, false), &asked).unwrap();
+        let near = |used: u64, planned: u64, allocations: u64, what: &str| {
+            let lost =
+                planned.checked_sub(used).unwrap_or_else(|| panic!("{case} {what}: {used} of {planned}"));
+            assert!(lost < 256 * allocations, "{case} {what}: {used} of {planned}");
+        };
+
+        let loaded = checkpoint.load(&LoadOptions::default()).unwrap();
+        let gpu = Gpu::open(0).unwrap();
+        let cancel = AtomicBool::new(false);
+        let settings = SampleSettings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+        // Kernels have memory of their own from when they are loaded; it counts as the driver's.
+        let first = Model::new(config.clone(), CudaDevice::new(gpu.clone()), &loaded).unwrap();
+        Arc::new(first).sequence().unwrap().next(&[1], &settings, 0, &cancel).unwrap();
+        let device = CudaDevice::new(gpu.clone());
+        let before = free();
+        let trunk = loaded.trunk.try_map(&mut |m| device.matrix(m), &mut |v| device.vector(v)).unwrap();
+        near(before - free(), plan.vram.part("trunk"), 64, "trunk");
+        drop(trunk);
+
+        let model = Arc::new(Model::new(config, device, &loaded).unwrap());
+        let before = free();
+        let mut sequence = model.sequence().unwrap();
+        near(before - free(), plan.vram.part("workspace"), 64, "workspace");
+        // From the largest chunk to single tokens: each kernel's scratch memory is at its largest at one of these.
+        let ids: Vec<u32> = (0..PREFILL_CHUNK as u32).map(|i| i % vocab).collect();
+        for tokens in [PREFILL_CHUNK, 64, 16, 4] {
+            sequence.truncate(PREFILL_CHUNK - tokens);
+            sequence.logits(&ids[..tokens], &cancel).unwrap();
+        }
+        sequence.truncate(PREFILL_CHUNK - 1);
+        sequence.next(&ids[..1], &settings, 0, &cancel).unwrap();
+        let parts = ["workspace", "key/value cache", "kernel scratch"].map(|name| plan.vram.part(name));
+        near(before - free(), parts.iter().sum(), 96, "a session");
+    }
 }
