@@ -172,7 +172,7 @@ fn what_is_leased_stays_and_waiting_for_it_ends() {
     assert_eq!(store.get(truth.ids[1]).unwrap().as_ref(), truth.record(truth.ids[1]));
 
     // With patience, a lease that ends lets the waiting one on.
-    let store = truth.store(truth.slot, options(|o| o.patience = Duration::from_secs(600)));
+    let store = truth.store(truth.slot, options(|o| o.patience = Duration::MAX));
     let held = store.get(truth.ids[0]).unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| store.get(truth.ids[1]).unwrap());
