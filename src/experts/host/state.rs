@@ -228,10 +228,11 @@ impl Shared {
                 // Somebody is reading it. That ends: a load that is given up ends too.
                 Reserved::Held(_) => state = self.wait(state, None).0,
                 Reserved::Bypass | Reserved::Busy => {
-                    let until = *until.get_or_insert_with(|| Instant::now() + self.patience);
+                    // A patience beyond what the clock can say is without end.
+                    let until = *until.get_or_insert_with(|| Instant::now().checked_add(self.patience));
                     let in_time;
-                    (state, in_time) = self.wait(state, Some(until));
-                    if !in_time && Instant::now() >= until {
+                    (state, in_time) = self.wait(state, until);
+                    if !in_time {
                         let slots = state.cache.slots();
                         let problem = format!(
                             "all {slots} slots stayed in use for {:?}; raise the host budget or use fewer experts at once",
@@ -312,7 +313,6 @@ impl Shared {
                 return Some(self.begin(state, id, at, true));
             }
         }
-        self.changed.notify_all();
         None
     }
 
