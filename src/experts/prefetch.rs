@@ -4,7 +4,8 @@
 //! guesses are often right, the first more often than the eighth, and some of the experts are not on the GPU. A copy
 //! begun now costs nothing while the link has nothing else to do; whatever of it reaches beyond that delays the copies that
 //! are known to be needed. So a guess is taken if what it saves when right outweighs what it costs when wrong, by the share
-//! of guesses of its rank that were right lately. Where the CPU computes misses, nothing brings experts to the GPU
+//! of guesses of its rank that were right lately. A copy made in pieces can be given up between two of them once the
+//! routing is known, so a wrong guess costs a piece at most. Where the CPU computes misses, nothing brings experts to the GPU
 //! by itself: link time that guesses leave goes to experts that were missed a moment ago.
 //!
 //! The prefetcher keeps accounts: when what came early and was used saved less than what was wasted delayed, it stops,
@@ -39,6 +40,11 @@ pub struct Window {
     pub needed_in: f64,
     /// Seconds of the link for one expert.
     pub copy: f64,
+    /// Seconds of it between two moments at which a copy can be given up; `copy` if it is made in one piece.
+    pub piece: f64,
+    /// Whether the link is wanted then, by misses that only it brings or by weights that are streamed: lateness delays
+    /// them.
+    pub link_wanted: bool,
     /// Seconds of the CPU for one expert; `None` if it computes none.
     pub cpu: Option<f64>,
     /// Seconds that the CPU needs for all of the next layer's misses, as far as is known.
@@ -50,8 +56,10 @@ pub trait Destination {
     /// Whether the expert is neither there nor on its way.
     fn absent(&self, id: ExpertId) -> bool;
 
-    /// Begins its copy. False if nothing worth less than it can make room, or the copy can't be begun now.
-    fn start(&mut self, id: ExpertId) -> bool;
+    /// Begins its copy. False if nothing worth less than it can make room, or the copy can't be begun now. `right` is how
+    /// probably the next layer uses it: a right guess is worth as much as an expert that was just used. Experts missed
+    /// before come with 0: they are worth what the policy says.
+    fn start(&mut self, id: ExpertId, right: f64) -> bool;
 }
 
 /// What became of the prefetched experts.
@@ -110,6 +118,7 @@ pub struct Prefetcher {
     /// The window the pending guesses were made in.
     window: Option<Window>,
     missed: VecDeque<ExpertId>,
+    in_vain: Vec<ExpertId>,
     /// Seconds saved less seconds lost by the current window's prefetches.
     balance: f64,
     settled: u32,
@@ -128,6 +137,7 @@ impl Default for Prefetcher {
             pending: Vec::new(),
             window: None,
             missed: VecDeque::with_capacity(MISSED),
+            in_vain: Vec::new(),
             balance: 0.0,
             settled: 0,
             pause: 0,
@@ -183,7 +193,9 @@ impl Prefetcher {
                 continue;
             }
             let end = free + window.copy;
-            let issued = free < window.needed_in && self.pays(rank, end, &window) && to.start(id);
+            let issued = free < window.needed_in
+                && self.pays(rank, end, &window)
+                && to.start(id, self.confidence(rank));
             if issued {
                 free = end;
                 self.stats.issued += 1;
@@ -195,11 +207,12 @@ impl Prefetcher {
             return;
         }
         let mut at = 0;
-        while free < window.needed_in && at < self.missed.len() {
+        let last = window.needed_in - if window.link_wanted { window.copy } else { 0.0 };
+        while free < last && at < self.missed.len() {
             let id = self.missed[at];
             if !to.absent(id) {
                 self.missed.remove(at);
-            } else if to.start(id) {
+            } else if to.start(id, 0.0) {
                 self.missed.remove(at);
                 self.stats.refilled += 1;
                 free += window.copy;
@@ -210,9 +223,17 @@ impl Prefetcher {
     }
 
     /// The layer that was guessed is routed: `used` are its experts, `absent` of which are neither on the GPU nor on
-    /// their way. `late` gives the seconds after which a prefetched expert arrives, 0 if it is there.
-    pub fn settle(&mut self, used: &[ExpertId], absent: usize, late: &mut dyn FnMut(ExpertId) -> f64) {
-        let Some(window) = self.window.take() else { return };
+    /// their way. `late` gives the seconds after which a prefetched expert arrives, 0 if it is there. Returns the
+    /// experts that were copied in vain: where the link is wanted, their copies should be given up after the piece they are
+    /// at.
+    pub fn settle(
+        &mut self,
+        used: &[ExpertId],
+        absent: usize,
+        late: &mut dyn FnMut(ExpertId) -> f64,
+    ) -> &[ExpertId] {
+        self.in_vain.clear();
+        let Some(window) = self.window.take() else { return &self.in_vain };
         self.stats.needed += absent as u64;
         for Pending { id, rank, issued } in std::mem::take(&mut self.pending) {
             let right = used.contains(&id);
@@ -230,6 +251,9 @@ impl Prefetcher {
             } else {
                 self.stats.wasted += 1;
                 self.balance -= window.lost(late);
+                if window.link_wanted && late > 0.0 {
+                    self.in_vain.push(id);
+                }
             }
         }
         if self.settled >= WINDOW {
@@ -239,6 +263,7 @@ impl Prefetcher {
             self.settled = 0;
             self.balance = 0.0;
         }
+        &self.in_vain
     }
 
     fn pays(&self, rank: usize, end: f64, window: &Window) -> bool {
@@ -265,9 +290,15 @@ impl Window {
         }
     }
 
-    /// Seconds that an expert costs which is not used and keeps the link for so long after it is wanted.
+    /// Seconds that an expert costs which is not used and keeps the link for so long after it is wanted, unless it is
+    /// given up.
     fn lost(&self, late: f64) -> f64 {
-        if self.by_cpu() { 0.0 } else { late }
+        let done = self.copy - late;
+        if !self.link_wanted || done <= 0.0 {
+            return 0.0;
+        }
+        // To the end of the piece it is at.
+        ((done / self.piece).ceil() * self.piece - done).min(late)
     }
 }
 
@@ -290,7 +321,7 @@ mod tests {
             !self.there.contains(&id)
         }
 
-        fn start(&mut self, id: ExpertId) -> bool {
+        fn start(&mut self, id: ExpertId, _right: f64) -> bool {
             let taken = !self.worth_more.contains(&id);
             if taken {
                 self.there.insert(id);
@@ -306,12 +337,27 @@ mod tests {
 
     /// Only the link brings experts; it is idle for 2 ms, which two and a half copies fill.
     fn link() -> Window {
-        Window { link_free_in: 1.0, needed_in: 3.0, copy: 0.8, cpu: None, cpu_busy: 0.0 }
+        Window {
+            link_free_in: 1.0,
+            needed_in: 3.0,
+            copy: 0.8,
+            piece: 0.8,
+            link_wanted: true,
+            cpu: None,
+            cpu_busy: 0.0,
+        }
     }
 
     /// The CPU computes experts faster than the link brings them.
     fn cpu() -> Window {
-        Window { link_free_in: 0.0, needed_in: 0.7, copy: 0.8, cpu: Some(0.15), cpu_busy: 0.6 }
+        Window {
+            cpu: Some(0.15),
+            cpu_busy: 0.6,
+            link_free_in: 0.0,
+            needed_in: 0.7,
+            link_wanted: false,
+            ..link()
+        }
     }
 
     #[test]
@@ -326,6 +372,24 @@ mod tests {
         assert_eq!(gpu.started, [], "the link is busy");
         prefetcher.issue(&ids(&[1, 2]), Window { needed_in: 1.02, ..link() }, &mut gpu);
         assert_eq!(gpu.started, [], "0.02 saved if right does not pay for 0.78 lost if wrong");
+    }
+
+    #[test]
+    fn a_copy_in_pieces_is_given_up_when_it_was_in_vain() {
+        let mut prefetcher = Prefetcher::new();
+        let mut gpu = Gpu::default();
+        let window = Window { needed_in: 1.05, piece: 0.1, ..link() };
+        prefetcher.issue(&ids(&[1, 2]), window, &mut gpu);
+        assert_eq!(gpu.started, ids(&[1]), "0.05 saved if right pays for 0.05 lost if wrong");
+        assert_eq!(prefetcher.settle(&ids(&[4]), 1, &mut |_| 0.78), ids(&[1]));
+        // What is there already cannot be given up, what is used need not be, and an idle link need not be spared.
+        prefetcher.issue(&ids(&[1]), window, &mut Gpu::default());
+        assert_eq!(prefetcher.settle(&ids(&[4]), 1, &mut |_| 0.0), []);
+        prefetcher.issue(&ids(&[1]), window, &mut Gpu::default());
+        assert_eq!(prefetcher.settle(&ids(&[1]), 1, &mut |_| 0.7), []);
+        prefetcher.issue(&ids(&[1]), cpu(), &mut Gpu::default());
+        assert_eq!(prefetcher.settle(&ids(&[4]), 1, &mut |_| 0.1), []);
+        assert_eq!(prefetcher.stats().issued, 4);
     }
 
     #[test]
