@@ -140,10 +140,11 @@ fn more_of_anything_is_never_slower() {
     let mut faster = base.clone().without_cpu();
     faster.link = 110e9;
     assert!(run(&faster, 64) > run(&base.clone().without_cpu(), 64));
-    // Everything resident: no copies, no CPU; the GPU's time is the bound.
+    // Room for everything: what misses is used for the first time.
     let all = of.layers * of.experts;
-    let r = simulate(&trace, &of, &base, &replay(Replayed::Policy(CachePolicy::Lru), all, false)).unwrap();
-    assert!(r.hit_rate > 0.97 && r.step_ms < 1.2 * r.gpu_ms, "{r:?}");
+    let how = replay(Replayed::Policy(CachePolicy::Lru), all, false);
+    let r = simulate(&self::trace(&of, 400), &of, &base.without_cpu(), &how).unwrap();
+    assert!(r.hit_rate > 0.95, "{r:?}");
 }
 
 #[test]

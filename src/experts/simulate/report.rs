@@ -125,7 +125,8 @@ impl Report {
             link_ms: 1e3 * link,
             gpu_ms: 1e3 * gpu,
             cpu_ms: 1e3 * cpu,
-            overlap: (1.0 - (step - longest) / idle).max(0.0),
+            // A side may be at work for longer than the steps counted: what it began in the last of them ends later.
+            overlap: (1.0 - (step - longest) / idle).clamp(0.0, 1.0),
             step_by_longest: step / longest,
             link_bytes: link * on.link,
             wasted_bytes: (prefetched.wasted as f64 * record - spared * on.link) / tokens,
