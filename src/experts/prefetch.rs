@@ -4,7 +4,8 @@
 //! guesses are often right, the first more often than the eighth, and some of the experts are not on the GPU. A copy
 //! begun now costs nothing while the link has nothing else to do; whatever of it reaches beyond that delays the copies that
 //! are known to be needed. So a guess is taken if what it saves when right outweighs what it costs when wrong, by the share
-//! of guesses of its rank that were right lately. Where the CPU computes misses, nothing brings experts to the GPU
+//! of guesses of its rank that were right lately. A copy made in pieces can be given up between two of them once the
+//! routing is known, so a wrong guess costs a piece at most. Where the CPU computes misses, nothing brings experts to the GPU
 //! by itself: link time that guesses leave goes to experts that were missed a moment ago.
 //!
 //! The prefetcher keeps accounts: when what came early and was used saved less than what was wasted delayed, it stops,
@@ -39,6 +40,11 @@ pub struct Window {
     pub needed_in: f64,
     /// Seconds of the link for one expert.
     pub copy: f64,
+    /// Seconds of it between two moments at which a copy can be given up; `copy` if it is made in one piece.
+    pub piece: f64,
+    /// Whether the link is wanted then, by misses that only it brings or by weights that are streamed: lateness delays
+    /// them.
+    pub link_wanted: bool,
     /// Seconds of the CPU for one expert; `None` if it computes none.
     pub cpu: Option<f64>,
     /// Seconds that the CPU needs for all of the next layer's misses, as far as is known.
@@ -50,8 +56,10 @@ pub trait Destination {
     /// Whether the expert is neither there nor on its way.
     fn absent(&self, id: ExpertId) -> bool;
 
-    /// Begins its copy. False if nothing worth less than it can make room, or the copy can't be begun now.
-    fn start(&mut self, id: ExpertId) -> bool;
+    /// Begins its copy. False if nothing worth less than it can make room, or the copy can't be begun now. `right` is how
+    /// probably the next layer uses it: a right guess is worth as much as an expert that was just used. Experts missed
+    /// before come with 0: they are worth what the policy says.
+    fn start(&mut self, id: ExpertId, right: f64) -> bool;
 }
 
 /// What became of the prefetched experts.
@@ -110,6 +118,7 @@ pub struct Prefetcher {
     /// The window the pending guesses were made in.
     window: Option<Window>,
     missed: VecDeque<ExpertId>,
+    in_vain: Vec<ExpertId>,
     /// Seconds saved less seconds lost by the current window's prefetches.
     balance: f64,
     settled: u32,
@@ -128,6 +137,7 @@ impl Default for Prefetcher {
             pending: Vec::new(),
             window: None,
             missed: VecDeque::with_capacity(MISSED),
+            in_vain: Vec::new(),
             balance: 0.0,
             settled: 0,
             pause: 0,
@@ -183,7 +193,9 @@ impl Prefetcher {
                 continue;
             }
             let end = free + window.copy;
-            let issued = free < window.needed_in && self.pays(rank, end, &window) && to.start(id);
+            let issued = free < window.needed_in
+                && self.pays(rank, end, &window)
+                && to.start(id, self.confidence(rank));
             if issued {
                 free = end;
                 self.stats.issued += 1;
@@ -195,11 +207,12 @@ impl Prefetcher {
             return;
         }
         let mut at = 0;
-        while free < window.needed_in && at < self.missed.len() {
+        let last = window.needed_in - if window.link_wanted { window.copy } else { 0.0 };
+        while free < last && at < self.missed.len() {
             let id = self.missed[at];
             if !to.absent(id) {
                 self.missed.remove(at);
-            } else if to.start(id) {
+            } else if to.start(id, 0.0) {
                 self.missed.remove(at);
                 self.stats.refilled += 1;
                 free += window.copy;
@@ -210,9 +223,17 @@ impl Prefetcher {
     }
 
     /// The layer that was guessed is routed: `used` are its experts, `absent` of which are neither on the GPU nor on
-    /// their way. `late` gives the seconds after which a prefetched expert arrives, 0 if it is there.
-    pub fn settle(&mut self, used: &[ExpertId], absent: usize, late: &mut dyn FnMut(ExpertId) -> f64) {
-        let Some(window) = self.window.take() else { return };
+    /// their way. `late` gives the seconds after which a prefetched expert arrives, 0 if it is there. Returns the
+    /// experts that were copied in vain: where the link is wanted, their copies should be given up after the piece they are
+    /// at.
+    pub fn settle(
+        &mut self,
+        used: &[ExpertId],
+        absent: usize,
+        late: &mut dyn FnMut(ExpertId) -> f64,
+    ) -> &[ExpertId] {
+        self.in_vain.clear();
+        let Some(window) = self.window.take() else { return &self.in_vain };
         self.stats.needed += absent as u64;
         for Pending { id, rank, issued } in std::mem::take(&mut self.pending) {
             let right = used.contains(&id);
@@ -230,6 +251,9 @@ impl Prefetcher {
             } else {
                 self.stats.wasted += 1;
                 self.balance -= window.lost(late);
+                if window.link_wanted && late > 0.0 {
+                    self.in_vain.push(id);
+                }
             }
         }
         if self.settled >= WINDOW {
@@ -239,6 +263,7 @@ impl Prefetcher {
             self.settled = 0;
             self.balance = 0.0;
         }
+        &self.in_vain
     }
 
     fn pays(&self, rank: usize, end: f64, window: &Window) -> bool {
@@ -265,176 +290,17 @@ impl Window {
         }
     }
 
-    /// Seconds that an expert costs which is not used and keeps the link for so long after it is wanted.
+    /// Seconds that an expert costs which is not used and keeps the link for so long after it is wanted, unless it is
+    /// given up.
     fn lost(&self, late: f64) -> f64 {
-        if self.by_cpu() { 0.0 } else { late }
+        let done = self.copy - late;
+        if !self.link_wanted || done <= 0.0 {
+            return 0.0;
+        }
+        // To the end of the piece it is at.
+        ((done / self.piece).ceil() * self.piece - done).min(late)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    /// Takes everything it has room for.
-    #[derive(Default)]
-    struct Gpu {
-        there: HashSet<ExpertId>,
-        started: Vec<ExpertId>,
-        worth_more: HashSet<ExpertId>,
-    }
-
-    impl Destination for Gpu {
-        fn absent(&self, id: ExpertId) -> bool {
-            !self.there.contains(&id)
-        }
-
-        fn start(&mut self, id: ExpertId) -> bool {
-            let taken = !self.worth_more.contains(&id);
-            if taken {
-                self.there.insert(id);
-                self.started.push(id);
-            }
-            taken
-        }
-    }
-
-    fn ids(experts: &[usize]) -> Vec<ExpertId> {
-        experts.iter().map(|&e| ExpertId::new(3, e)).collect()
-    }
-
-    /// Only the link brings experts; it is idle for 2 ms, which two and a half copies fill.
-    fn link() -> Window {
-        Window { link_free_in: 1.0, needed_in: 3.0, copy: 0.8, cpu: None, cpu_busy: 0.0 }
-    }
-
-    /// The CPU computes experts faster than the link brings them.
-    fn cpu() -> Window {
-        Window { link_free_in: 0.0, needed_in: 0.7, copy: 0.8, cpu: Some(0.15), cpu_busy: 0.6 }
-    }
-
-    #[test]
-    fn only_idle_link_time_is_used_and_only_for_the_absent() {
-        let mut prefetcher = Prefetcher::new();
-        let mut gpu = Gpu { there: HashSet::from_iter(ids(&[5])), ..Gpu::default() };
-        // The third would end 0.4 after it is idle no more: right in 55 of 100 cases, it saves 0.4, else costs 0.4.
-        prefetcher.issue(&ids(&[5, 1, 2, 4]), link(), &mut gpu);
-        assert_eq!(gpu.started, ids(&[1, 2, 4]));
-        let mut gpu = Gpu::default();
-        prefetcher.issue(&ids(&[1, 2]), Window { link_free_in: 3.0, ..link() }, &mut gpu);
-        assert_eq!(gpu.started, [], "the link is busy");
-        prefetcher.issue(&ids(&[1, 2]), Window { needed_in: 1.02, ..link() }, &mut gpu);
-        assert_eq!(gpu.started, [], "0.02 saved if right does not pay for 0.78 lost if wrong");
-    }
-
-    #[test]
-    fn what_is_worth_more_stays() {
-        let mut prefetcher = Prefetcher::new();
-        let mut gpu = Gpu { worth_more: HashSet::from_iter(ids(&[1])), ..Gpu::default() };
-        prefetcher.issue(&ids(&[1, 2]), link(), &mut gpu);
-        assert_eq!(gpu.started, ids(&[2]));
-        assert_eq!(prefetcher.stats().issued, 1);
-    }
-
-    #[test]
-    fn accounts_are_kept() {
-        let mut prefetcher = Prefetcher::new();
-        let mut gpu = Gpu::default();
-        assert_eq!((prefetcher.stats().precision(), prefetcher.stats().recall()), (None, None));
-        prefetcher.issue(&ids(&[1, 2]), link(), &mut gpu);
-        prefetcher.settle(&ids(&[0, 2, 9]), 2, &mut |_| 0.0);
-        let expected = PrefetchStats { issued: 2, used: 1, wasted: 1, needed: 3, refilled: 0 };
-        assert_eq!(prefetcher.stats(), expected);
-        assert_eq!(prefetcher.stats().precision(), Some(0.5));
-        assert_eq!(prefetcher.stats().recall(), Some(1.0 / 3.0));
-        // Settled once.
-        prefetcher.settle(&ids(&[0, 2, 9]), 2, &mut |_| 0.0);
-        assert_eq!(prefetcher.stats(), expected);
-    }
-
-    #[test]
-    fn beside_a_fast_cpu_idle_time_goes_to_guesses_then_to_what_was_missed() {
-        let mut prefetcher = Prefetcher::new();
-        let mut gpu = Gpu { worth_more: HashSet::from_iter(ids(&[7])), ..Gpu::default() };
-        for id in ids(&[6, 7, 8]) {
-            prefetcher.missed(id);
-        }
-        prefetcher.issue(&ids(&[1, 2]), cpu(), &mut gpu);
-        assert_eq!(gpu.started, ids(&[1]), "one copy fills the layer");
-        prefetcher.issue(&[], Window { needed_in: 1.5, ..cpu() }, &mut gpu);
-        assert_eq!(gpu.started, ids(&[1, 8, 6]), "the latest first, but not where others are worth more");
-        assert_eq!(prefetcher.stats().refilled, 2);
-        // A copy that comes when the CPU has done the work saves nothing.
-        prefetcher.issue(&ids(&[3]), Window { cpu_busy: 0.05, ..cpu() }, &mut gpu);
-        assert_eq!(gpu.started.len(), 3);
-        // Where the link brings every miss, nothing is brought twice.
-        prefetcher.issue(&[], link(), &mut gpu);
-        assert_eq!(gpu.started.len(), 3);
-    }
-
-    #[test]
-    fn missed_experts_are_remembered_once_and_not_for_ever() {
-        let mut prefetcher = Prefetcher::new();
-        for id in ids(&(0..100).chain(90..100).collect::<Vec<_>>()) {
-            prefetcher.missed(id);
-        }
-        let mut gpu = Gpu::default();
-        prefetcher.issue(&[], Window { needed_in: 1e9, ..cpu() }, &mut gpu);
-        assert_eq!(gpu.started, ids(&(36..100).rev().collect::<Vec<_>>()));
-    }
-
-    /// `right` of ten guesses are, each coming late.
-    fn play(prefetcher: &mut Prefetcher, layers: usize, right: usize) -> usize {
-        let mut guessed = 0;
-        for layer in 0..layers {
-            if prefetcher.wants_guesses() {
-                guessed += 1;
-                // Room for one copy, a quarter of which is late: pays from one in four on.
-                let window = Window { needed_in: 1.6, ..link() };
-                prefetcher.issue(&ids(&[1]), window, &mut Gpu::default());
-                let used = if layer % 10 < right { ids(&[1]) } else { ids(&[2]) };
-                prefetcher.settle(&used, 0, &mut |_| 0.2);
-            } else {
-                prefetcher.issue(&[], link(), &mut Gpu::default());
-                prefetcher.settle(&ids(&[2]), 1, &mut |_| 0.0);
-            }
-        }
-        guessed
-    }
-
-    #[test]
-    fn confidence_follows_what_is_right() {
-        let mut prefetcher = Prefetcher::new();
-        assert!((prefetcher.confidence(0) - 0.92).abs() < 1e-9);
-        assert_eq!(prefetcher.confidence(999), prefetcher.confidence(15));
-        play(&mut prefetcher, 1000, 5);
-        assert!((prefetcher.confidence(0) - 0.5).abs() < 0.1, "{}", prefetcher.confidence(0));
-        assert!(!prefetcher.is_off(), "half of them right pays");
-        // Right in one of ten, the rule of a single guess stops issuing before the window is full.
-        play(&mut prefetcher, 2000, 1);
-        let before = prefetcher.stats().issued;
-        play(&mut prefetcher, 1000, 1);
-        assert_eq!(prefetcher.stats().issued, before);
-    }
-
-    #[test]
-    fn it_stops_when_it_does_not_pay_and_tries_again() {
-        let mut prefetcher = Prefetcher::new();
-        // In time by the estimate, late in truth: each wrong guess costs more than a right one saves.
-        let mut round = |layers: usize, late: f64| {
-            let mut guessed = 0;
-            for _ in 0..layers {
-                if prefetcher.wants_guesses() {
-                    guessed += 1;
-                    prefetcher.issue(&ids(&[1]), link(), &mut Gpu::default());
-                    prefetcher.settle(&ids(if guessed % 2 == 0 { &[1] } else { &[2] }), 0, &mut |_| late);
-                }
-            }
-            (guessed, prefetcher.is_off())
-        };
-        assert_eq!(round(WINDOW as usize, 0.7), (WINDOW as usize, true));
-        assert_eq!(round(PAUSE as usize - 1, 0.7), (0, true));
-        assert_eq!(round(WINDOW as usize, 0.0), (WINDOW as usize, false), "tried again, and it pays now");
-    }
-}
+mod tests;

@@ -19,24 +19,10 @@ pub fn run(args: SimulateArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     if policies.is_empty() {
         policies = CachePolicy::ALL.into_iter().map(Replayed::Policy).chain([Replayed::Belady]).collect();
     }
-    let mut out = std::io::stdout();
-    let title = title(&args, &model, &machines[0]);
-    if args.output.json {
-        let stats = trace.stats();
-        let event = serde_json::json!({
-            "event": "trace", "model": model, "modelled": true, "tokens": stats.tokens, "working_set": trace.working_set(),
-            "reused_next": stats.reused_next, "reused_within_8": stats.reused_within_8,
-            "touched_by_512": stats.touched_by_512, "busiest_tenth": stats.busiest_tenth,
-        });
-        writeln!(out, "{event}")?;
-    } else {
-        header(&mut out, &args, &model, &trace, &workload)?;
-    }
-    let mut drawn = Vec::new();
+    // All of it before the first line is printed: what cannot be replayed is an error, not half a table.
+    let mut reports = Vec::new();
     for machine in &machines {
-        if !args.output.json {
-            table_head(&mut out, machine, &workload)?;
-        }
+        let mut of_machine = Vec::new();
         for &policy in &policies {
             for slots in slots(&args) {
                 if cancel.is_cancelled() {
@@ -47,23 +33,39 @@ pub fn run(args: SimulateArgs, cancel: &CancelToken) -> anyhow::Result<()> {
                 how.slots = slots;
                 how.prefetch = !args.no_prefetch;
                 how.seed = args.seed;
-                let report = simulate(&trace, &workload, machine, &how)?;
-                if args.output.json {
-                    let mut value = serde_json::to_value(&report)?;
-                    value["event"] = "report".into();
-                    value["modelled"] = true.into();
-                    writeln!(out, "{value}")?;
-                } else {
-                    row(&mut out, &report)?;
-                }
-                drawn.push(report);
+                of_machine.push(simulate(&trace, &workload, machine, &how)?);
             }
         }
+        reports.push(of_machine);
     }
     if let Some(path) = &args.svg {
-        drawn.retain(|r| r.machine == machines[0].name);
-        std::fs::write(path, chart(&title, &drawn))
+        std::fs::write(path, chart(&title(&args, &model, &machines[0]), &reports[0]))
             .map_err(|e| anyhow::anyhow!("{}: cannot write: {e}", path.display()))?;
+    }
+    let mut out = std::io::stdout();
+    if args.output.json {
+        let stats = trace.stats();
+        let event = serde_json::json!({
+            "event": "trace", "model": model, "modelled": true, "tokens": stats.tokens,
+            "working_set": trace.working_set(), "reused_next": stats.reused_next,
+            "reused_within_8": stats.reused_within_8, "touched_by_512": stats.touched_by_512,
+            "busiest_tenth": stats.busiest_tenth,
+        });
+        writeln!(out, "{event}")?;
+        for report in reports.iter().flatten() {
+            let mut value = serde_json::to_value(report)?;
+            value["event"] = "report".into();
+            value["modelled"] = true.into();
+            writeln!(out, "{value}")?;
+        }
+        return Ok(());
+    }
+    header(&mut out, &args, &model, &trace, &workload)?;
+    for (machine, reports) in machines.iter().zip(&reports) {
+        table_head(&mut out, machine, &workload)?;
+        for report in reports {
+            row(&mut out, report)?;
+        }
     }
     Ok(())
 }

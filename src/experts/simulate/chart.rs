@@ -74,7 +74,7 @@ pub fn chart(title: &str, reports: &[Report]) -> String {
                 let label =
                     format!(r##"<text x="{at:.1}" y="{}" text-anchor="middle" fill="#777">"##, BOTTOM + 33.0);
                 draw(format!("{label}{percent:.digits$} %</text>"));
-                free = at + 46.0;
+                free = at + 38.0;
             }
         }
         draw(format!(r##"<path d="M{left} {TOP}V{BOTTOM}H{right}" fill="none" stroke="#222"/>"##));

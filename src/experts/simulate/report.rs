@@ -88,7 +88,7 @@ impl Report {
         on: &Machine,
         how: &Replay,
         slots: usize,
-        (link, copies, reads): (f64, u64, Option<u64>),
+        (link, spared, reads): (f64, f64, Option<u64>),
         prefetched: PrefetchStats,
     ) -> Report {
         let tokens = counts.steps.len().max(1) as f64;
@@ -125,10 +125,11 @@ impl Report {
             link_ms: 1e3 * link,
             gpu_ms: 1e3 * gpu,
             cpu_ms: 1e3 * cpu,
-            overlap: (1.0 - (step - longest) / idle).max(0.0),
+            // A side may be at work for longer than the steps counted: what it began in the last of them ends later.
+            overlap: (1.0 - (step - longest) / idle).clamp(0.0, 1.0),
             step_by_longest: step / longest,
-            link_bytes: copies as f64 * record / tokens + streamed,
-            wasted_bytes: prefetched.wasted as f64 * record / tokens,
+            link_bytes: link * on.link,
+            wasted_bytes: (prefetched.wasted as f64 * record - spared * on.link) / tokens,
             refilled_bytes: prefetched.refilled as f64 * record / tokens,
             prefetch_precision: prefetched.precision(),
             prefetch_recall: prefetched.recall(),

@@ -16,6 +16,9 @@ use crate::experts::prefetch::{Destination, PrefetchStats, Prefetcher, Window};
 use crate::experts::schedule::{Busy, Miss, Rates, Target, follow, split};
 use crate::experts::trace::RoutingTrace;
 
+/// Copies ahead of need are made in so many pieces: gate, up and down with their scales.
+const PIECES: u32 = 3;
+
 /// A replay under way.
 pub(super) struct Run<'a> {
     trace: &'a RoutingTrace,
@@ -62,33 +65,57 @@ struct Gpu {
     copy: f64,
     free: f64,
     /// Copies under way, in order of arrival.
-    coming: VecDeque<(f64, ExpertId)>,
+    coming: VecDeque<Copying>,
     busy: f64,
-    copies: u64,
+    /// Seconds of copies that were given up.
+    spared: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Copying {
+    id: ExpertId,
+    start: f64,
+    end: f64,
 }
 
 impl Gpu {
     /// Publishes what has arrived.
     fn land(&mut self, now: f64) {
-        while self.coming.front().is_some_and(|&(at, _)| at <= now) {
-            if let Some((_, id)) = self.coming.pop_front() {
-                // Only what reserved a slot is under way, and it lands once.
-                let landed = self.cache.ready(id);
-                debug_assert!(landed.is_ok(), "{landed:?}");
-            }
+        while let Some(copy) = self.coming.pop_front_if(|c| c.end <= now) {
+            // Only what reserved a slot is under way, and it lands once.
+            let landed = self.cache.ready(copy.id);
+            debug_assert!(landed.is_ok(), "{landed:?}");
         }
     }
 
     fn arrives(&self, id: ExpertId) -> Option<f64> {
-        self.coming.iter().find(|c| c.1 == id).map(|c| c.0)
+        self.coming.iter().find(|c| c.id == id).map(|c| c.end)
     }
 
-    /// Occupies the link from `start` at the earliest; returns when it is done.
-    fn copy(&mut self, start: f64) -> f64 {
-        self.free = self.free.max(start) + self.copy;
+    /// Occupies the link from `start` at the earliest.
+    fn copy(&mut self, id: ExpertId, start: f64) -> Copying {
+        let start = self.free.max(start);
+        self.free = start + self.copy;
         self.busy += self.copy;
-        self.copies += 1;
-        self.free
+        Copying { id, start, end: self.free }
+    }
+
+    /// Gives a copy up after the piece it is at; what waits behind it moves up.
+    fn give_up(&mut self, id: ExpertId, now: f64) {
+        let Some(at) = self.coming.iter().position(|c| c.id == id && c.end > now) else { return };
+        let Some(Copying { start, end, .. }) = self.coming.remove(at) else { return };
+        let piece = self.copy / f64::from(PIECES);
+        let cut = start + ((now - start).max(0.0) / piece).ceil() * piece;
+        let spared = (end - cut).max(0.0);
+        for behind in self.coming.range_mut(at..) {
+            behind.start -= spared;
+            behind.end -= spared;
+        }
+        self.free -= spared;
+        self.busy -= spared;
+        self.spared += spared;
+        let failed = self.cache.failed(id);
+        debug_assert!(failed.is_ok(), "{failed:?}");
     }
 }
 
@@ -104,11 +131,9 @@ struct Host {
 impl Host {
     /// When the record is in host memory, if it is or is asked for now.
     fn fetch(&mut self, id: ExpertId, now: f64, used: &[ExpertId]) -> f64 {
-        while self.coming.front().is_some_and(|&(at, _)| at <= now) {
-            if let Some((_, id)) = self.coming.pop_front() {
-                let landed = self.cache.ready(id);
-                debug_assert!(landed.is_ok(), "{landed:?}");
-            }
+        while let Some((_, id)) = self.coming.pop_front_if(|c| c.0 <= now) {
+            let landed = self.cache.ready(id);
+            debug_assert!(landed.is_ok(), "{landed:?}");
         }
         match self.cache.reserve(id, &mut |other| used.contains(&other)) {
             Reserved::Held(found) if found.ready => now,
@@ -144,16 +169,19 @@ impl Destination for Ahead<'_> {
         self.gpu.cache.find(id).is_none()
     }
 
-    fn start(&mut self, id: ExpertId) -> bool {
+    fn start(&mut self, id: ExpertId, right: f64) -> bool {
         if self.host.is_some_and(|host| !host.has(id)) {
             return false;
         }
-        let worth = self.gpu.cache.worth(id);
         let used = self.used;
+        let cache = &self.gpu.cache;
+        let just_used = used.first().map_or(0.0, |&u| cache.worth(u));
+        let worth = cache.worth(id);
+        let worth = worth + right * (just_used - worth).max(0.0);
         let reserved = self.gpu.cache.reserve_over(id, worth, &mut |other| used.contains(&other));
         let Reserved::Slot { .. } = reserved else { return false };
-        let at = self.gpu.copy(self.now);
-        self.gpu.coming.push_back((at, id));
+        let copy = self.gpu.copy(id, self.now);
+        self.gpu.coming.push_back(copy);
         self.fresh.insert(id, ());
         true
     }
@@ -176,7 +204,7 @@ impl<'a> Run<'a> {
             free: 0.0,
             coming: VecDeque::new(),
             busy: 0.0,
-            copies: 0,
+            spared: 0.0,
         };
         let records = of.host_records(on);
         let host = (records < of.layers * of.experts && on.disk > 0.0).then(|| Host {
@@ -214,7 +242,7 @@ impl<'a> Run<'a> {
     pub(super) fn begin_counting(&mut self) {
         self.counts = Counts::default();
         self.gpu.busy = 0.0;
-        self.gpu.copies = 0;
+        self.gpu.spared = 0.0;
         if let Some(host) = &mut self.host {
             host.reads = 0;
         }
@@ -223,10 +251,10 @@ impl<'a> Run<'a> {
 
     pub(super) fn report(self) -> Report {
         let reads = self.host.as_ref().map(|h| h.reads);
-        let (busy, copies) = (self.gpu.busy, self.gpu.copies);
+        let (busy, spared) = (self.gpu.busy, self.gpu.spared);
         let prefetched = self.prefetcher.stats().since(self.before);
         let slots = self.gpu.cache.slots() as usize;
-        Report::new(self.counts, self.of, self.on, self.how, slots, (busy, copies, reads), prefetched)
+        Report::new(self.counts, self.of, self.on, self.how, slots, (busy, spared, reads), prefetched)
     }
 
     /// The GPU reads `bytes` with one group of kernels from `start` on.
@@ -265,6 +293,7 @@ impl<'a> Run<'a> {
         scratch.used.extend(ids);
         let hits = self.look_up(&scratch.used, &mut scratch.misses, routed, seen);
         let residents = self.compute(routed, of.shared + hits as f64 * of.record as f64);
+        self.stream_trunk(seen);
 
         let busy = Busy {
             link_free_in: (self.gpu.free - seen).max(0.0),
@@ -273,7 +302,6 @@ impl<'a> Run<'a> {
         };
         let estimate = split(&scratch.misses, &self.rates, busy, &mut scratch.targets);
         self.on_link(&mut scratch, number, seen);
-        self.stream_trunk(seen);
         self.ahead(&mut scratch, token, layer, seen, estimate);
         let cpu = self.on_cpu(&scratch, number, seen);
         let mut gpu = residents;
@@ -317,7 +345,14 @@ impl<'a> Run<'a> {
         }
         let gpu = &self.gpu;
         let late = &mut |id| gpu.arrives(id).map_or(0.0, |at| at - routed);
-        self.prefetcher.settle(used, absent, late);
+        for &id in self.prefetcher.settle(used, absent, late) {
+            self.gpu.give_up(id, seen);
+            self.fresh.remove(&id);
+        }
+        for miss in misses.iter_mut().filter(|m| m.arriving_in.is_some()) {
+            let id = ExpertId { layer: used[0].layer, expert: miss.expert };
+            miss.arriving_in = self.gpu.arrives(id).map(|at| (at - seen).max(0.0));
+        }
         self.counts.uses += used.len() as u64;
         self.counts.hits += hits as u64;
         self.counts.under_way += (misses.len() - absent) as u64;
@@ -335,13 +370,13 @@ impl<'a> Run<'a> {
             }
             let id = ExpertId { layer, expert: miss.expert };
             let reserved = self.gpu.cache.reserve(id, &mut |other| used.contains(&other));
-            let at = self.gpu.copy(seen + miss.host_in);
+            let copy = self.gpu.copy(id, seen + miss.host_in);
             self.rates.observe_copy(self.gpu.record, self.gpu.copy);
             // What isn't kept passes through a buffer beside the slots.
             if let Reserved::Slot { .. } = reserved {
-                self.gpu.coming.push_back((at, id));
+                self.gpu.coming.push_back(copy);
             }
-            scratch.arrivals.push(at);
+            scratch.arrivals.push(copy.end);
         }
     }
 
@@ -364,8 +399,7 @@ impl<'a> Run<'a> {
         let next = layer + 1;
         // After the last layer there is no hidden state of the next token to ask.
         if self.prefetcher.wants_guesses() && next < self.of.layers {
-            let truth = self.trace.ids(token, next);
-            self.guesses.make(token, next, truth, self.of.experts, &mut scratch.guessed);
+            self.guesses.make(self.trace, token, next, &mut scratch.guessed);
             let number = self.trace.layers()[next];
             scratch.guesses.extend(scratch.guessed.iter().map(|&expert| ExpertId { layer: number, expert }));
         }
@@ -373,6 +407,9 @@ impl<'a> Run<'a> {
             link_free_in: (self.gpu.free - seen).max(0.0),
             needed_in: estimate.max(0.0) + self.gaps[layer],
             copy: self.rates.copy_seconds(self.of.record),
+            piece: self.rates.copy_seconds(self.of.record) / f64::from(PIECES),
+            link_wanted: self.streamed > 0
+                || self.rates.cpu_seconds(self.of.record, 1) >= self.rates.copy_seconds(self.of.record),
             cpu: (self.on.cpu > 0.0).then(|| self.rates.cpu_seconds(self.of.record, 1)),
             cpu_busy: self.cpu_phase,
         };
