@@ -248,6 +248,16 @@ impl CudaSlots {
     }
 }
 
+impl Drop for CudaSlots {
+    fn drop(&mut self) {
+        // Buffers wait for the computing only.
+        if self.gpu.bind().is_ok() {
+            // SAFETY: the stream is alive.
+            let _ = unsafe { result::stream::synchronize(self.gpu.copies().stream()) };
+        }
+    }
+}
+
 /// An entry of a table.
 fn entry(place: Option<SlotAt>) -> [u32; REF_WORDS] {
     place.map_or([NoSlot::SLOT_NONE, 0], |at| [at.slot, at.generation])
