@@ -116,7 +116,7 @@ const MUTANTS: &[(&str, u32, &str, &str)] = &[
         "expert_gemm",
         8,
         "tiles of experts that are nowhere",
-        "expert_gemm::an_expert_that_is_nowhere_is_left_out",
+        "expert_gemm::nowhere::an_expert_that_is_nowhere_is_left_out",
     ),
     (
         "expert_gemv",

@@ -84,7 +84,10 @@ impl Store {
     /// # Safety
     /// The context is current, and no copy is under way.
     pub unsafe fn free(&mut self) {
-        self.blocks.drain(..).for_each(|(block, event)| unsafe { free(&block, event) });
+        for (block, event) in self.blocks.drain(..) {
+            // SAFETY: the caller's promise.
+            unsafe { free(&block, event) };
+        }
     }
 }
 
@@ -233,7 +236,10 @@ impl Ring {
     /// # Safety
     /// As for [`Store::free`].
     pub unsafe fn free(&mut self) {
-        self.pieces.drain(..).for_each(|(block, event)| unsafe { free(&block, event) });
+        for (block, event) in self.pieces.drain(..) {
+            // SAFETY: the caller's promise.
+            unsafe { free(&block, event) };
+        }
     }
 
     /// Copies a record to device memory on the stream of copies; when it returns, the host memory has been read. After an
