@@ -19,8 +19,8 @@
 //   Plan: two units a thread, both read before either is used. 16 codes make 32 bytes: neighbours swap halves, so that every
 //   request writes whole sectors. Bytes: codes once, elements once, scales from the first-level cache.
 //
-//   A matrix that is listed as SLOT_NONE is left alone: its blocks end at once. So the experts of a batch that nobody chose
-//   cost no bytes, without the host's knowing them.
+//   A matrix that is listed as SLOT_NONE or SLOT_STALE is left alone: its blocks end at once. So the experts of a batch that
+//   nobody chose cost no bytes, without the host's knowing them.
 //
 // int4_to_bf16: w[r, c] = (nibble c % 8 of word c / 8 − 8) · scale[r, c / 32] in f32, then rounded.
 //   Contract: as above, a unit is 32 columns: one scale.
@@ -138,7 +138,7 @@ struct Source {
 __device__ __forceinline__ Source source(const DequantParams& p) {
   size_t slot = p.slots ? reinterpret_cast<const uint32_t*>(p.slots)[blockIdx.y] : blockIdx.y;
 #if ABRUZZI_MUTANT != 5
-  if (p.slots && slot == SLOT_NONE) return {};
+  if (p.slots && (slot == SLOT_NONE || slot == SLOT_STALE)) return {};
 #endif
   return {reinterpret_cast<const uint8_t*>(p.weight + slot * p.slot_pitch),
           reinterpret_cast<const uint8_t*>(p.scale + slot * p.slot_pitch),

@@ -10,7 +10,8 @@
 //   Contract: ExpertGemmParams; block = 384, one on a multiprocessor, any grid up to the number of tiles; dynamic shared
 //   memory EXPERT_GEMM_SHARED_1 or _2. cols % 16 = 0 (TMA). Groups may be empty; counts stay on the device. Rows that are not
 //   of the group, and rows from `rows` on, are computed with at most and never written.
-//   An expert that is not in its slot: reported (see ExpertSlots), its rows become NaN, nothing of the slot is read.
+//   An expert that is not in its slot: reported (see ExpertSlots), its rows become NaN, nothing of the slot is read. One without
+//   a slot (SLOT_NONE): no tiles, so its rows stay as they are.
 //   Plan: tile 128 rows × 128·Boxes columns, persistent blocks, 128 of k a stage. A stage is one box of x (16 KB), `Boxes` boxes
 //   of weights (16 KB each; gate and up in the gated kernel) and the 128 scales of x: 4 stages of 48.5 KB, or 6 of 32.5 KB, all
 //   in flight. Warpgroup 2 keeps 40 registers: its first warp walks the tiles and one lane issues TMA. Warpgroups 0 and 1 have
@@ -99,10 +100,13 @@ struct TileWalk {
       const uint32_t* offsets = reinterpret_cast<const uint32_t*>(p.offsets);
       begin = offsets ? offsets[group] : 0;
       end = offsets ? offsets[group + 1] : p.rows;
-      // Only experts with rows must be there.
+      // Only experts with rows and a slot must be there.
       if (p.slots.table && begin != end) {
         const SlotRef ref = reinterpret_cast<const SlotRef*>(p.slots.table)[group];
         slot = ref.slot;
+#if ABRUZZI_MUTANT != 8
+        if (slot == SLOT_NONE) end = begin;
+#endif
         stale = slot >= p.slots.slots || reinterpret_cast<const uint32_t*>(p.slots.generations)[slot] != ref.generation;
 #if ABRUZZI_MUTANT == 5
         stale = 0;

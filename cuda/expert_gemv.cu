@@ -3,13 +3,14 @@
 // pairs[p] = down·(silu(gate·x[t]) ⊙ (up·x[t])) for every sorted pair p, with t its token and the weights of its expert, in
 // two launches: gate_up leaves h = silu(gate·x) ⊙ (up·x) in `hidden` (bf16), down multiplies it. Not weighted.
 //   Contract: ExpertGemvParams; block = 128; dynamic shared memory of kStages stages (row_tile.cuh); grid = (row tiles, at
-//   least the number of experts that have pairs); a row tile is 32 rows of gate with the same 32 of up, or 64 rows of down.
+//   least the number of experts that have pairs and a slot); a row tile is 32 rows of gate with the same 32 of up, or 64 rows of down.
 //   Kernels end in the tokens a block takes at a time, 8 or 16; an expert with more is passed over again for each 16.
 //   Plan: row_tile.cuh, with the tile's 64 rows in two segments for gate and up, so that a block has both factors of a row
-//   of h. Block (·, n) looks for the n-th expert that has pairs by scanning the offsets (one load latency for 384 experts):
-//   the host knows neither how many there are nor which. One token of K2 (8 experts) is 512 blocks of gate and up, 896 of
+//   of h. Block (·, n) looks for the n-th expert that has pairs and a slot by scanning offsets and table (one load latency for
+//   384 experts): the host knows neither how many there are nor which. One token of K2 (8 experts) is 512 blocks of gate and up, 896 of
 //   down: three and more an SM, 72 KiB of weights in flight; bound by memory.
-//   Experts are found through slots. A slot of another generation is reported in `stale`, and its rows become NaN.
+//   Experts are found through slots. A slot of another generation is reported in `stale`, and its rows become NaN; rows of an
+//   expert without a slot (SLOT_NONE) stay as they are.
 #include "row_tile.cuh"
 
 namespace {
@@ -26,8 +27,8 @@ struct Work {
   int end;
 };
 
-/// The n-th expert with pairs, the same in all threads; −1 if there are fewer.
-__device__ __forceinline__ int active_expert(const uint32_t* offsets, int experts, int n) {
+/// The n-th expert with pairs and a slot, the same in all threads; −1 if there are fewer.
+__device__ __forceinline__ int active_expert(const uint32_t* offsets, const SlotRef* table, int experts, int n) {
   constexpr int kEach = 4;
   __shared__ int found;
   __shared__ int of_warp[kWarps];
@@ -40,7 +41,12 @@ __device__ __forceinline__ int active_expert(const uint32_t* offsets, int expert
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const uint32_t after = offsets[min(first + i + 1, experts)];
-      active |= uint32_t{after > before} << i;
+#if ABRUZZI_MUTANT == 6
+      const bool has_slot = true;
+#else
+      const bool has_slot = table[min(first + i, experts - 1)].slot != SLOT_NONE;
+#endif
+      active |= uint32_t{after > before && has_slot} << i;
       before = after;
     }
     int inclusive = __popc(active);
@@ -74,11 +80,12 @@ __device__ __forceinline__ int active_expert(const uint32_t* offsets, int expert
 __device__ __forceinline__ bool find_work(const ExpertGemvParams& p, Work& work) {
   const ExpertSlots& slots = p.experts;
   const uint32_t* offsets = reinterpret_cast<const uint32_t*>(p.offsets);
-  const int expert = active_expert(offsets, slots.experts, blockIdx.y);
+  const SlotRef* table = reinterpret_cast<const SlotRef*>(slots.table);
+  const int expert = active_expert(offsets, table, slots.experts, blockIdx.y);
   if (expert < 0) return false;
   work.begin = offsets[expert];
   work.end = offsets[expert + 1];
-  const SlotRef ref = reinterpret_cast<const SlotRef*>(slots.table)[expert];
+  const SlotRef ref = table[expert];
   bool ready = ref.slot < slots.slots;
 #if ABRUZZI_MUTANT != 4
   ready = ready && reinterpret_cast<const uint32_t*>(slots.generations)[ref.slot] == ref.generation;

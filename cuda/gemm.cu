@@ -2,8 +2,8 @@
 //
 // gemm_bf16_n{64,128,256}: y[r, n] = Σₖ x[r, k]·w[n, k], x and w bf16, sums f32, y bf16 or f32.
 // grouped_bf16_n{64,128,256}: the same with a matrix of its own for each group of rows: rows offsets[g] to offsets[g + 1] of x
-// and y belong to group g, whose matrix is in slot slots[g]. Groups may be empty and of any size; rows in none stay untouched.
-// A group with rows and SLOT_NONE for a slot has NaN for products.
+// and y belong to group g, whose matrix is in slot slots[g]. Groups may be empty and of any size; rows in none stay untouched,
+// as do those of a group with SLOT_NONE for a slot. A group with SLOT_STALE has NaN for products.
 //   Contract: GemmParams; k a multiple of 8, groups at most GEMM_MAX_GROUPS; grid = any number of blocks, best one a
 //   multiprocessor; block = 384; dynamic shared memory: GEMM_SHARED_BYTES.
 //   Plan: tiles of 128 rows by TileN columns, walked by a persistent grid in panels of 16 row tiles, so that blocks at work at
@@ -19,8 +19,8 @@
 //   Contract: GatherParams; grid = rows, block = 256.
 //   Plan: 16-byte accesses, four in flight a thread. Bytes: each row once in, once out.
 //
-// group_slots: slots[e] = the slot that the table says expert e is in, places[e] = e % batch; both SLOT_NONE if e has no rows,
-// or if its slot holds something else, which is then reported in `stale`.
+// group_slots: slots[e] = the slot that the table says expert e is in, places[e] = e % batch; both SLOT_NONE if e has no rows or
+// the table no slot for it, both SLOT_STALE if its slot holds something else, which is then reported in `stale`.
 //   Contract: GroupSlotsParams; grid = experts / 128, block = 128.
 //   Plan: a thread an expert; a few KB, bound by the launch.
 #include "exchange.cuh"
@@ -81,10 +81,10 @@ struct Tile {
   uint32_t slot;
 };
 
-/// No matrix: products are NaN.
+/// Another matrix: products are NaN.
 template <bool Grouped>
 __device__ __forceinline__ bool missing(const Tile& tile) {
-  return Grouped && tile.slot == SLOT_NONE;
+  return Grouped && tile.slot == SLOT_STALE;
 }
 
 /// Fills the table; the whole block takes part and meets at a barrier behind it.
@@ -95,12 +95,17 @@ __device__ __forceinline__ void fill(GroupTable& table, const GemmParams& p) {
     table.row[g] = offsets[g];
     if (g < p.groups) table.slot[g] = slots[g];
   }
-  __syncthreads();  // Rows are there before warp 0 counts tiles.
+  __syncthreads();  // Rows and slots are there before warp 0 counts tiles.
   if (threadIdx.x < 32) {
     // Each lane counts a run of groups, then writes where each begins.
     const uint32_t run = (p.groups + 31) / 32;
     const uint32_t first = min(threadIdx.x * run, p.groups), last = min(first + run, p.groups);
-    auto tiles = [&](uint32_t g) { return (table.row[g + 1] - table.row[g] + kTileRows - 1) / kTileRows; };
+    auto tiles = [&](uint32_t g) {
+#if ABRUZZI_MUTANT != 7
+      if (table.slot[g] == SLOT_NONE) return 0u;
+#endif
+      return (table.row[g + 1] - table.row[g] + kTileRows - 1) / kTileRows;
+    };
     uint32_t own = 0;
     for (uint32_t g = first; g < last; ++g) own += tiles(g);
     uint32_t upto = own;
@@ -364,9 +369,9 @@ extern "C" __global__ void __launch_bounds__(kSlotThreads) group_slots(const __g
   if (expert >= experts.experts) return;
   const uint32_t* offsets = reinterpret_cast<const uint32_t*>(p.offsets);
   uint32_t slot = SLOT_NONE, place = SLOT_NONE;
-  // Only experts with rows must be there.
-  if (offsets[expert] != offsets[expert + 1]) {
-    const SlotRef ref = reinterpret_cast<const SlotRef*>(experts.table)[expert];
+  // Only experts with rows and a slot must be there.
+  const SlotRef ref = reinterpret_cast<const SlotRef*>(experts.table)[expert];
+  if (offsets[expert] != offsets[expert + 1] && ref.slot != SLOT_NONE) {
     bool there = ref.slot < experts.slots;
 #if ABRUZZI_MUTANT != 5
     there = there && reinterpret_cast<const uint32_t*>(experts.generations)[ref.slot] == ref.generation;
@@ -374,6 +379,7 @@ extern "C" __global__ void __launch_bounds__(kSlotThreads) group_slots(const __g
     if (there) {
       slot = ref.slot, place = ABRUZZI_MUTANT == 6 ? expert : expert % p.batch;
     } else {
+      slot = place = SLOT_STALE;
       using Word = unsigned long long;
       atomicMin(reinterpret_cast<Word*>(experts.stale), Word{expert} << 32 | ref.slot);
     }

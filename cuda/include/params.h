@@ -123,9 +123,10 @@ struct KvAppendParams {
 };
 static_assert(sizeof(KvAppendParams) == 72, "no implicit padding");
 
-// ---- Experts in slots (src/device/cuda/pool.rs) -------------------------------------------------------------------
+// ---- Experts in slots (src/device/cuda/slots.rs) ------------------------------------------------------------------
 
-/// Where an expert is: a slot, and what its generation must be for the slot to hold that expert.
+/// Where an expert is: a slot, and what its generation must be for the slot to hold that expert; or SLOT_NONE, and the expert is
+/// left out.
 struct SlotRef {
   uint32_t slot;
   uint32_t generation;
@@ -142,7 +143,8 @@ struct ExpertMatrix {
 static_assert(sizeof(ExpertMatrix) == 24, "no implicit padding");
 
 /// The slots of a layer's experts. A kernel that finds generations[slot] != table[expert].generation leaves the smallest
-/// expert << 32 | slot in `stale` (atomicMin) and writes NaN for that expert's rows.
+/// expert << 32 | slot in `stale` (atomicMin) and writes NaN for that expert's rows. Rows of an expert that the table has in
+/// SLOT_NONE stay as they are.
 struct ExpertSlots {
   /// The first slot; slot s begins at pool + s · slot_bytes.
   uint64_t pool;
@@ -166,10 +168,12 @@ struct ExpertSlots {
 };
 static_assert(sizeof(ExpertSlots) == 128, "no implicit padding");
 
-/// In lists of slots, by expert or by group.
-enum ListedSlot : uint32_t {
-  /// No slot: decoding skips it, products give NaN.
+/// What stands in tables, and in lists of slots by expert or by group, instead of a slot.
+enum NoSlot : uint32_t {
+  /// No slot: it is neither decoded nor multiplied with, and rows stay as they are.
   SLOT_NONE = 0xffffffff,
+  /// In lists only: a slot that holds something else. It is not decoded, products are NaN.
+  SLOT_STALE = 0xfffffffe,
 };
 
 // ---- elementwise.cu ----------------------------------------------------------------------------------------------
@@ -311,7 +315,7 @@ struct QuantiseParams {
 static_assert(sizeof(QuantiseParams) == 56, "no implicit padding");
 
 /// Weights of one size to 16-bit elements. Matrix i of the output is the one in slot slots[i], or slot i without a list; for
-/// SLOT_NONE it stays as it is.
+/// SLOT_NONE and SLOT_STALE it stays as it is.
 struct DequantParams {
   /// FP8 or INT4 by the kernel's name, [rows, cols] of slot 0; aligned to 16 bytes.
   uint64_t weight;
@@ -351,7 +355,7 @@ enum GemmConstant : uint32_t {
 };
 
 /// y[r] = w·x[r] in bf16; grouped: with w the matrix in slot slots[g] for rows offsets[g] to offsets[g + 1] of x, NaN for
-/// SLOT_NONE.
+/// SLOT_STALE and as it was for SLOT_NONE.
 struct GemmParams {
   /// bf16 [1, rows, k] in boxes of 64 rows and 64 columns.
   TensorMap x;
@@ -389,7 +393,7 @@ struct GatherParams {
 static_assert(sizeof(GatherParams) == 40, "no implicit padding");
 
 /// Where the experts that have rows are: slots[e] in the pool, places[e] = e % batch among matrices decoded `batch` experts at
-/// a time. Both SLOT_NONE for experts without rows, and for those that aren't in their slot.
+/// a time. Both SLOT_NONE for experts without rows or slot, and SLOT_STALE for those that aren't in their slot.
 struct GroupSlotsParams {
   ExpertSlots experts;
   /// u32 [experts + 1].

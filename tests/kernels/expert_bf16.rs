@@ -176,6 +176,33 @@ fn an_expert_that_is_not_in_its_slot_is_reported_and_gives_nan() {
     }
 }
 
+#[test]
+fn an_expert_that_is_nowhere_is_left_out() {
+    let (session, mut random) = (session(), random());
+    for format in FORMATS {
+        let experts = Experts::random(&session.gpu, &mut random, format, 6, 144, 72);
+        // Row tiles of those left out come before, between and behind the others.
+        let routing = of_counts(&mut random, &[3, 0, 140, 5, 2, 70]);
+        session.every_schedule(|gpu| {
+            for gone in [&[0, 3, 5][..], &[2, 4], &[0, 1, 2, 3, 4, 5]] {
+                experts.check_without(
+                    gpu,
+                    &mut random,
+                    &routing,
+                    gone,
+                    (WHOLE, RELATIVE),
+                    |x, routing, out| {
+                        let layer = experts.pool.layer(0);
+                        let mut scratch =
+                            ExpertBf16Scratch::new(gpu, routing.pairs(), layer, 4 * 144 * 72 * 2).unwrap();
+                        expert_bf16::experts_bf16(gpu, x, layer, routing, &mut scratch, out).unwrap();
+                    },
+                );
+            }
+        });
+    }
+}
+
 /// What is not finite in one expert or one token stays there.
 #[test]
 fn experts_keep_what_is_not_finite_in_its_place() {

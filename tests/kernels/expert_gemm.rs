@@ -1,5 +1,6 @@
 //! FP8 products of many tokens against f64 sums over the same codes, and against the layer without quantised activations.
 
+mod nowhere;
 mod reference;
 
 use abruzzi::checkpoint::RecordLayout;

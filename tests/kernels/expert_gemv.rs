@@ -278,6 +278,68 @@ fn a_stale_slot_is_reported_and_gives_nan() {
     });
 }
 
+impl Experts {
+    /// Runs `kernels` with experts that the table has nowhere: their rows stay as they are, nothing is reported.
+    pub fn check_without(
+        &self,
+        gpu: &Gpu,
+        random: &mut Random,
+        routing: &Routing,
+        gone: &[usize],
+        (whole, relative): (f64, f32),
+        kernels: impl FnOnce(&CudaTensor, &CudaRouting, &mut CudaTensor),
+    ) {
+        let slots: Vec<u32> = (0..self.host.len() as u32).collect();
+        let table: Vec<u32> =
+            slots.iter().map(|&s| if gone.contains(&(s as usize)) { u32::MAX } else { s }).collect();
+        self.pool.set_table(&table).unwrap();
+        let x = bf16_values(random, routing.tokens() * self.hidden);
+        let mut want = self.expected(&x, routing, &slots);
+        for (pair, row) in want.chunks_exact_mut(self.hidden).enumerate() {
+            if gone.contains(&routing.pair(pair).1) {
+                row.fill(7.0);
+            }
+        }
+        let got = self.run_by(gpu, &x, routing, |x, routing, out| {
+            out.resize(routing.pairs());
+            out.write_rows(gpu, 0, &vec![7.0; routing.pairs() * self.hidden]).unwrap();
+            kernels(x, routing, out);
+        });
+        for (pair, (got, want)) in got.chunks(self.hidden).zip(want.chunks(self.hidden)).enumerate() {
+            if gone.contains(&routing.pair(pair).1) {
+                assert!(got == want, "pair {pair} of an expert that is nowhere is written");
+            }
+        }
+        assert_close((routing.tokens(), gone), &got, &want, self.hidden, whole, relative);
+        assert_eq!(self.pool.stale().unwrap(), None);
+    }
+}
+
+#[test]
+fn an_expert_that_is_nowhere_is_left_out() {
+    let (session, mut random) = (session(), random());
+    session.every_schedule(|gpu| {
+        for format in [Format::Fp8Block, Format::Int4Group32] {
+            let experts = Experts::random(gpu, &mut random, format, 6, 136, 70);
+            let routing = route(20, 6, 2, |t| vec![t % 6, (t + 1) % 6]);
+            for gone in [&[0, 1, 4][..], &[2, 3, 5], &[0, 1, 2, 3, 4, 5]] {
+                experts.check_without(
+                    gpu,
+                    &mut random,
+                    &routing,
+                    gone,
+                    (1e-4, 1.0 / 128.0),
+                    |x, routing, out| {
+                        let mut scratch = ExpertGemvScratch::new(gpu, routing.pairs(), 70).unwrap();
+                        expert_gemv::experts(gpu, x, experts.pool.layer(0), routing, &mut scratch, out)
+                            .unwrap();
+                    },
+                );
+            }
+        }
+    });
+}
+
 /// What is not finite in one expert or one token stays there.
 #[test]
 fn experts_keep_what_is_not_finite_in_its_place() {

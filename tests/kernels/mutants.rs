@@ -112,6 +112,19 @@ const MUTANTS: &[(&str, u32, &str, &str)] = &[
         "expert_bf16::an_expert_that_is_not_in_its_slot_is_reported_and_gives_nan",
     ),
     ("gemm", 6, "place without modulo", "expert_bf16::experts_are_found_among_384_in_permuted_slots"),
+    ("gemm", 7, "tiles of experts that are nowhere", "expert_bf16::an_expert_that_is_nowhere_is_left_out"),
+    (
+        "expert_gemm",
+        8,
+        "tiles of experts that are nowhere",
+        "expert_gemm::nowhere::an_expert_that_is_nowhere_is_left_out",
+    ),
+    (
+        "expert_gemv",
+        6,
+        "work for experts that are nowhere",
+        "expert_gemv::an_expert_that_is_nowhere_is_left_out",
+    ),
     ("dequant", 5, "a slot that is none is decoded", "expert_bf16::only_experts_with_rows_are_decoded"),
 ];
 

@@ -81,15 +81,16 @@ impl Copies {
         locked(&self.retired).push_back((event, bytes));
     }
 
-    /// Lets go of what was retired and is done.
+    /// Lets go of what was retired and is done. The context is current.
     fn sweep(&self) {
         let mut retired = locked(&self.retired);
-        // SAFETY: the events are alive and recorded.
-        while let Some(&(event, _)) = retired.front()
-            && unsafe { result::event::query(event) }.is_ok()
-        {
+        while let Some(&(event, _)) = retired.front() {
+            // SAFETY: alive, and recorded.
+            if unsafe { result::event::query(event) }.is_err() {
+                break;
+            }
             retired.pop_front();
-            locked(&self.events).push(event);
+            self.release(event);
         }
     }
 
@@ -150,6 +151,7 @@ impl CudaFence {
 
     /// Behind all copies so far, the last of which reads `bytes`.
     pub(super) fn of_copies(gpu: &Gpu, bytes: Option<HostBytes>) -> Result<CudaFence> {
+        gpu.bind()?;
         gpu.copies().sweep();
         CudaFence::record(gpu, gpu.copies().stream(), bytes)
     }

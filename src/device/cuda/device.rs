@@ -368,6 +368,10 @@ impl Device for CudaDevice {
         let layer = slots.pass(layer, pass, &mut scratch.pass)?;
         let parts = layer.layout().parts();
         let (count, width) = (routing.pairs(), parts.gate.layout.rows);
+        if layer.named() == 0 {
+            pairs.resize(count);
+            return Ok(());
+        }
         if layer.format() == Format::Fp8Block
             && x.rows() > SMALL_BATCH
             && x.cols().is_multiple_of(16)
@@ -382,7 +386,7 @@ impl Device for CudaDevice {
             Format::Int4Group32 => Some(MANY_ROWS_INT4),
             _ => None,
         };
-        if many.is_some_and(|rows| count > rows * layer.experts()) && expert_bf16::suits(layer) {
+        if many.is_some_and(|rows| layer.mean_rows(routing) > rows) && expert_bf16::suits(layer) {
             let make = || ExpertBf16Scratch::new(&self.gpu, count, layer, expert_bf16::DECODED_BYTES);
             let scratch = fit(&mut scratch.expert_bf16, |s| s.fits(count, layer), make)?;
             return expert_bf16::experts_bf16(&self.gpu, x, layer, routing, scratch, pairs);

@@ -310,8 +310,9 @@ impl<'a, T: Pod> SliceMut<'a, T> {
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        // cuMemFree waits for the device, so nothing in flight loses its memory. After an illegal access the driver
-        // refuses, and so may this; the context's end then frees everything.
+        // Nothing in flight loses its memory: cuMemFree waits for the device in practice, but its contract does not say so.
+        // After an illegal access the driver refuses, and so may this; the context's end then frees everything.
+        let _ = self.gpu.synchronize();
         if self.gpu.bind().is_ok() {
             // SAFETY: allocated by `Gpu::alloc`, freed once.
             let _ = unsafe { result::free_sync(self.address) };

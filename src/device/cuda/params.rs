@@ -310,7 +310,8 @@ const _: () = {
         "Offset of field: KvAppendParams::amplitude",
     ][::core::mem::offset_of!(KvAppendParams, amplitude) - 68usize];
 };
-/// Where an expert is: a slot, and what its generation must be for the slot to hold that expert.
+/** Where an expert is: a slot, and what its generation must be for the slot to hold that expert; or SLOT_NONE, and the expert is
+ left out.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct SlotRef {
@@ -353,7 +354,8 @@ const _: () = {
     ][::core::mem::offset_of!(ExpertMatrix, cols) - 20usize];
 };
 /** The slots of a layer's experts. A kernel that finds generations[slot] != table[expert].generation leaves the smallest
- expert << 32 | slot in `stale` (atomicMin) and writes NaN for that expert's rows.*/
+ expert << 32 | slot in `stale` (atomicMin) and writes NaN for that expert's rows. Rows of an expert that the table has in
+ SLOT_NONE stay as they are.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct ExpertSlots {
@@ -418,13 +420,15 @@ const _: () = {
         "Offset of field: ExpertSlots::reserved",
     ][::core::mem::offset_of!(ExpertSlots, reserved) - 124usize];
 };
-pub mod ListedSlot {
+pub mod NoSlot {
     #[allow(unused_imports)]
     use super::*;
-    /// In lists of slots, by expert or by group.
+    /// What stands in tables, and in lists of slots by expert or by group, instead of a slot.
     pub type Type = u32;
-    /// No slot: decoding skips it, products give NaN.
+    /// No slot: it is neither decoded nor multiplied with, and rows stay as they are.
     pub const SLOT_NONE: Type = 4294967295;
+    /// In lists only: a slot that holds something else. It is not decoded, products are NaN.
+    pub const SLOT_STALE: Type = 4294967294;
 }
 /// out[i] = table[ids[i]].
 #[repr(C)]
@@ -787,7 +791,7 @@ const _: () = {
     ][::core::mem::offset_of!(QuantiseParams, reserved) - 52usize];
 };
 /** Weights of one size to 16-bit elements. Matrix i of the output is the one in slot slots[i], or slot i without a list; for
- SLOT_NONE it stays as it is.*/
+ SLOT_NONE and SLOT_STALE it stays as it is.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct DequantParams {
@@ -867,7 +871,7 @@ pub mod GemmConstant {
     pub const GEMM_SHARED_BYTES: Type = 197632;
 }
 /** y[r] = w·x[r] in bf16; grouped: with w the matrix in slot slots[g] for rows offsets[g] to offsets[g + 1] of x, NaN for
- SLOT_NONE.*/
+ SLOT_STALE and as it was for SLOT_NONE.*/
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone)]
@@ -983,7 +987,7 @@ const _: () = {
     ][::core::mem::offset_of!(GatherParams, cols) - 36usize];
 };
 /** Where the experts that have rows are: slots[e] in the pool, places[e] = e % batch among matrices decoded `batch` experts at
- a time. Both SLOT_NONE for experts without rows, and for those that aren't in their slot.*/
+ a time. Both SLOT_NONE for experts without rows or slot, and SLOT_STALE for those that aren't in their slot.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct GroupSlotsParams {

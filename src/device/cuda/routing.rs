@@ -208,6 +208,13 @@ impl CudaRouting {
         Ok(())
     }
 
+    /// Rows that these experts have together, if the routing has been posted and is there.
+    pub(super) fn known_rows(&self, experts: impl Iterator<Item = usize>) -> Option<usize> {
+        let words: &[u32] = bytemuck::cast_slice(self.posted.as_ref()?.ready()?);
+        let offsets = &words[self.offsets_range()];
+        Some(experts.map(|e| (offsets[e + 1] - offsets[e]) as usize).sum())
+    }
+
     /// The decisions on the host: as they were posted, or after everything issued before.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! Kernels find an expert through a table of (slot, generation) pairs and compare the generation with what the slot holds: an
 //! expert that is not there is reported, never computed with other weights.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use cudarc::driver::{result, sys};
@@ -13,7 +14,8 @@ use super::copies::{CudaFence, locked};
 use super::failed;
 use super::gpu::Gpu;
 use super::memory::{Buffer, Slice};
-use super::params::{ExpertMatrix, ExpertSlots, ListedSlot, SlotRef};
+use super::params::{ExpertMatrix, ExpertSlots, NoSlot, SlotRef};
+use super::routing::CudaRouting;
 use super::tensor::weight_format;
 use crate::checkpoint::{Placed, RecordLayout};
 use crate::device::{HostBytes, Pass, SlotAt};
@@ -176,7 +178,7 @@ impl CudaSlots {
         let size = size_of::<SlotRef>() * self.experts;
         let table = locked(&self.tables).all().address() + (layer * size) as u64;
         let stale = locked(&self.stale).slice(layer..=layer).address();
-        LayerSlots { slots: self, layout, table, stale, named: self.experts }
+        LayerSlots { slots: self, layout, table, stale, listed: None }
     }
 
     /// A layer's experts of a pass; the table of one that lists them lies in `table`, and does so for work issued before it
@@ -184,7 +186,7 @@ impl CudaSlots {
     pub(super) fn pass<'a>(
         &'a self,
         layer: usize,
-        pass: Pass<'_>,
+        pass: Pass<'a>,
         table: &'a mut Option<Buffer<u32>>,
     ) -> Result<LayerSlots<'a>> {
         let residents = self.layer(layer);
@@ -199,7 +201,7 @@ impl CudaSlots {
             || self.gpu.alloc(words.len(), "the slot table of a pass"),
         )?;
         table.slice_mut(..words.len()).write(&self.gpu, &words)?;
-        Ok(LayerSlots { table: table.all().address(), named: listed.len(), ..residents })
+        Ok(LayerSlots { table: table.all().address(), listed: Some(listed), ..residents })
     }
 
     /// The first layer and expert that a kernel did not find in its slot since the last call, and that slot.
@@ -212,6 +214,17 @@ impl CudaSlots {
         let Some(layer) = words.iter().position(|&word| word != NONE_STALE) else { return Ok(None) };
         stale.all_mut().fill_bytes(&self.gpu, 0xff)?;
         Ok(Some((layer, (words[layer] >> 32) as usize, words[layer] as u32)))
+    }
+
+    /// The first bytes of what a slot holds, after all copies and computing issued so far; for tests.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cuda`], also for what failed before.
+    #[doc(hidden)]
+    pub fn record(&self, slot: u32, bytes: usize) -> Result<Vec<u8>> {
+        CudaFence::of_copies(&self.gpu, None)?.wait()?;
+        let start = slot as usize * self.slot_bytes;
+        self.memory.slice(start..start + bytes).download(&self.gpu)
     }
 
     /// Declares a slot to hold something else, without changing it; for tests of what kernels then do.
@@ -235,9 +248,19 @@ impl CudaSlots {
     }
 }
 
+impl Drop for CudaSlots {
+    fn drop(&mut self) {
+        // Buffers wait for the computing only.
+        if self.gpu.bind().is_ok() {
+            // SAFETY: the stream is alive.
+            let _ = unsafe { result::stream::synchronize(self.gpu.copies().stream()) };
+        }
+    }
+}
+
 /// An entry of a table.
 fn entry(place: Option<SlotAt>) -> [u32; REF_WORDS] {
-    place.map_or([ListedSlot::SLOT_NONE, 0], |at| [at.slot, at.generation])
+    place.map_or([NoSlot::SLOT_NONE, 0], |at| [at.slot, at.generation])
 }
 
 /// Of a slot's first content.
@@ -252,7 +275,8 @@ pub struct LayerSlots<'a> {
     layout: &'a RecordLayout,
     table: u64,
     stale: u64,
-    named: usize,
+    /// What the table names, if the host knows.
+    listed: Option<&'a [(u32, SlotAt)]>,
 }
 
 impl<'a> LayerSlots<'a> {
@@ -261,9 +285,26 @@ impl<'a> LayerSlots<'a> {
         self.slots.experts
     }
 
-    /// How many of them the table can name.
+    /// How many of them the table names at most.
     pub(super) fn named(&self) -> usize {
-        self.named
+        self.listed.map_or(self.experts(), <[_]>::len)
+    }
+
+    /// Whether the table may name one of these.
+    pub(super) fn names_any(&self, experts: &Range<usize>) -> bool {
+        self.listed
+            .is_none_or(|listed| listed.iter().any(|&(expert, _)| experts.contains(&(expert as usize))))
+    }
+
+    /// Mean rows of an expert that the table names: exactly, where routing and table are known to the host.
+    pub(super) fn mean_rows(&self, routing: &CudaRouting) -> usize {
+        let rows = self
+            .listed
+            .and_then(|listed| routing.known_rows(listed.iter().map(|&(expert, _)| expert as usize)));
+        match rows {
+            Some(rows) => rows.div_ceil(self.named().max(1)),
+            None => routing.pairs().div_ceil(self.experts().max(1)),
+        }
     }
 
     /// Layout of a record.

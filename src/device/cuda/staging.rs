@@ -84,7 +84,10 @@ impl Store {
     /// # Safety
     /// The context is current, and no copy is under way.
     pub unsafe fn free(&mut self) {
-        self.blocks.drain(..).for_each(|(block, event)| unsafe { free(&block, event) });
+        for (block, event) in self.blocks.drain(..) {
+            // SAFETY: the caller's promise.
+            unsafe { free(&block, event) };
+        }
     }
 }
 
@@ -189,8 +192,22 @@ impl Staging {
         if let Some(fence) = &self.fence {
             fence.wait()?;
         }
-        // SAFETY: the copy is done, and no other is issued while this is out of the store.
-        Ok(self.block.as_ref().map_or(&[], |block| unsafe { block.bytes(self.len) }))
+        // SAFETY: the copy is done.
+        Ok(unsafe { self.copied() })
+    }
+
+    /// What was copied to the host, if it is there.
+    pub fn ready(&self) -> Option<&[u8]> {
+        let there = self.fence.as_ref().is_none_or(|fence| fence.passed().unwrap_or(false));
+        // SAFETY: the copy is done.
+        there.then(|| unsafe { self.copied() })
+    }
+
+    /// # Safety
+    /// The copy is done.
+    unsafe fn copied(&self) -> &[u8] {
+        // SAFETY: no other copy is issued while this is out of the store.
+        self.block.as_ref().map_or(&[], |block| unsafe { block.bytes(self.len) })
     }
 }
 
@@ -219,7 +236,10 @@ impl Ring {
     /// # Safety
     /// As for [`Store::free`].
     pub unsafe fn free(&mut self) {
-        self.pieces.drain(..).for_each(|(block, event)| unsafe { free(&block, event) });
+        for (block, event) in self.pieces.drain(..) {
+            // SAFETY: the caller's promise.
+            unsafe { free(&block, event) };
+        }
     }
 
     /// Copies a record to device memory on the stream of copies; when it returns, the host memory has been read. After an
@@ -279,26 +299,31 @@ impl Pin {
         // SAFETY: the memory is there until it is unregistered: the pin keeps it.
         unsafe { sys::cuMemHostRegister_v2(start as *mut c_void, len, sys::CU_MEMHOSTREGISTER_PORTABLE) }
             .result()
-            .map_err(|error| refused(len, pinned.values().sum(), failed("cuMemHostRegister")(error)))?;
+            .map_err(|error| {
+                refused(len, pinned.values().sum(), memlock_limit(), failed("cuMemHostRegister")(error))
+            })?;
         pinned.insert(start, len);
         drop(pinned);
         Ok(Pin { gpu: gpu.clone(), start, _bytes: bytes })
     }
 }
 
-/// Why `len` bytes were not locked beside the `held` that are: by the system's limit if they are beyond it.
-fn refused(len: usize, held: usize, error: Error) -> Error {
+/// The system's limit on locked memory in bytes, if there is one.
+fn memlock_limit() -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: writes the struct it is given.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } == 0;
-    if !known || limit.rlim_cur == libc::RLIM_INFINITY || (len + held) as u64 <= limit.rlim_cur {
-        return error;
-    }
+    (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// Why `len` bytes were not locked beside the `held` that are: because of the limit if they are beyond it.
+fn refused(len: usize, held: usize, limit: Option<u64>, error: Error) -> Error {
+    let Some(limit) = limit.filter(|&limit| (len + held) as u64 > limit) else { return error };
     Error::Unsupported {
         what: format!("page-locking {len} bytes of host memory"),
         instead: format!(
-            "RLIMIT_MEMLOCK allows {} bytes, {held} are locked; raise it (ulimit -l unlimited) for faster copies ({error})",
-            limit.rlim_cur
+            "RLIMIT_MEMLOCK allows {limit} bytes, {held} are locked; raise it (ulimit -l unlimited) for faster copies \
+             ({error})"
         ),
     }
 }
@@ -313,6 +338,23 @@ impl Drop for Pin {
             let _ = unsafe { result::stream::synchronize(self.gpu.copies().stream()) };
             // SAFETY: registered by `new`, once.
             let _ = unsafe { sys::cuMemHostUnregister(self.start as *mut c_void) }.result();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_limit_where_that_is_why() {
+        let error = || Error::Cuda { call: "cuMemHostRegister", reason: "CUDA_ERROR_OUT_OF_MEMORY".into() };
+        let said = refused(1 << 20, 4096, Some(65536), error()).to_string();
+        for part in ["1048576 bytes", "RLIMIT_MEMLOCK allows 65536", "4096 are locked", "OUT_OF_MEMORY"] {
+            assert!(said.contains(part), "{part:?} in {said:?}");
+        }
+        for limit in [None, Some((1 << 20) + 4096)] {
+            assert!(matches!(refused(1 << 20, 4096, limit, error()), Error::Cuda { .. }));
         }
     }
 }

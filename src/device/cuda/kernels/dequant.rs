@@ -212,7 +212,7 @@ pub fn fp8_to_f16(
 }
 
 /// Weights of the slots in a list, FP8 or INT4, to bf16 matrices one after the other: matrix i is that of slot `slots[i]`; for
-/// `SLOT_NONE` it stays as it is. [`dequantised_layout`] describes each.
+/// `SLOT_NONE` and `SLOT_STALE` it stays as it is. [`dequantised_layout`] describes each.
 ///
 /// # Errors
 /// [`crate::Error::Cuda`] if the launch is refused.

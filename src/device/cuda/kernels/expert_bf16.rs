@@ -37,7 +37,7 @@ pub struct ExpertBf16Scratch {
     gate: CudaTensor,
     up: CudaTensor,
     h: CudaTensor,
-    /// The slot of each expert, and its place among the decoded; `SLOT_NONE` for those without rows or not in their slot.
+    /// The slot of each expert, and its place among the decoded; none for those without rows or nowhere.
     slots: Buffer<u32>,
     places: Buffer<u32>,
     /// A matrix of each expert of a batch; empty for weights in BF16.
@@ -78,7 +78,12 @@ impl ExpertBf16Scratch {
     ) -> Result<ExpertBf16Scratch> {
         let (hidden, intermediate) = widths(pool);
         let (batch, each) = batch(pool, decoded_bytes);
-        let tensor = |cols| CudaTensor::new(gpu, max_pairs, cols, Precision::Working);
+        // All are read whole, also rows of experts that are left out.
+        let tensor = |cols| {
+            let mut tensor = CudaTensor::new(gpu, max_pairs, cols, Precision::Working)?;
+            tensor.memory_mut().all_mut().clear(gpu)?;
+            Ok::<_, crate::error::Error>(tensor)
+        };
         Ok(ExpertBf16Scratch {
             x: tensor(hidden)?,
             gate: tensor(intermediate)?,
@@ -111,7 +116,7 @@ pub fn suits(pool: LayerSlots<'_>) -> bool {
 }
 
 /// `pairs`\[p\] = mlp(x\[token of sorted pair p\]) by the expert of the pair, not weighted; `x` and `pairs` bf16. An expert that
-/// is not in its slot makes its rows NaN and shows in [`CudaSlots::stale`](crate::device::cuda::CudaSlots::stale).
+/// is nowhere is left out: its rows stay as they are. One that is not in its slot makes its rows NaN and shows in [`CudaSlots::stale`](crate::device::cuda::CudaSlots::stale).
 ///
 /// # Errors
 /// [`crate::Error::Cuda`] if a launch is refused.
@@ -146,7 +151,7 @@ pub fn experts_bf16(
     let ExpertBf16Scratch { x, gate, up, h, slots, places, decoded, batch } = scratch;
     let mut product = |matrix: &Placed, x: &CudaTensor, out: &mut CudaTensor| -> Result<()> {
         let stored = weights(pool, matrix);
-        for Range { start, end } in batches(pool.experts(), *batch) {
+        for Range { start, end } in batches(pool.experts(), *batch).filter(|batch| pool.names_any(batch)) {
             let slots = slots.slice(start..end);
             let offsets = routing.offsets().part(start..end + 1);
             if pool.format() == Format::Bf16 {

@@ -42,10 +42,12 @@ impl ExpertScratch {
     /// # Errors
     /// [`crate::Error::OutOfMemory`], [`crate::Error::Cuda`].
     pub fn new(gpu: &Gpu, max_pairs: usize, hidden: usize, intermediate: usize) -> Result<ExpertScratch> {
-        Ok(ExpertScratch {
-            x: QuantisedTensor::new(gpu, max_pairs, hidden)?,
-            h: QuantisedTensor::new(gpu, max_pairs, intermediate)?,
-        })
+        let x = QuantisedTensor::new(gpu, max_pairs, hidden)?;
+        let mut h = QuantisedTensor::new(gpu, max_pairs, intermediate)?;
+        // Tiles reach into the rows of other experts, which nobody writes if those are left out.
+        h.codes.all_mut().clear(gpu)?;
+        h.scales.all_mut().clear(gpu)?;
+        Ok(ExpertScratch { x, h })
     }
 
     /// Gives the memory the shape for `max_pairs` pairs of these widths, if it is large enough.
@@ -106,8 +108,8 @@ pub fn linear_fp8(
     unsafe { launch(gpu, if wide { LINEAR } else { LINEAR_NARROW }, row_tiles, &params) }
 }
 
-/// `pairs`\[p\] = mlp(x\[token of sorted pair p\]) by the expert of the pair, not weighted; `pairs` bf16. An expert that is not
-/// in its slot makes its rows NaN and shows in [`CudaSlots::stale`](crate::device::cuda::CudaSlots::stale).
+/// `pairs`\[p\] = mlp(x\[token of sorted pair p\]) by the expert of the pair, not weighted; `pairs` bf16. An expert that is
+/// nowhere is left out: its rows stay as they are. One that is not in its slot makes its rows NaN and shows in [`CudaSlots::stale`](crate::device::cuda::CudaSlots::stale).
 ///
 /// # Errors
 /// [`crate::Error::Cuda`] if a launch is refused.
@@ -137,7 +139,7 @@ pub fn experts_fp8(
     dequant::quantise_fp8(gpu, x, Some(routing.sorted_tokens()), &mut scratch.x)?;
 
     // Every group begins a tile of its own.
-    let row_tiles = routing.pairs() / TILE + routing.pairs().min(routing.experts());
+    let row_tiles = routing.pairs() / TILE + routing.pairs().min(pool.named());
     let ExpertScratch { x, h } = scratch;
     assert!(routing.pairs() * h.row_stride <= h.codes.len() && routing.pairs() <= h.scale_stride, "no room");
     h.rows = routing.pairs();

@@ -39,7 +39,7 @@ impl ExpertGemvScratch {
 /// pairs\[p\] = down·(silu(gate·x) ⊙ (up·x)) for every sorted pair p, not yet weighted; x is that of the pair's token, the
 /// weights are those of its expert. Weights are read once for every 16 tokens an expert has. `x` and `pairs` are bf16.
 ///
-/// An expert whose slot is stale gives rows of NaN, and [`CudaSlots::stale`](crate::device::cuda::CudaSlots::stale) names it.
+/// An expert that is nowhere is left out: its rows stay as they are. One whose slot is stale gives rows of NaN, and [`CudaSlots::stale`](crate::device::cuda::CudaSlots::stale) names it.
 ///
 /// # Errors
 /// [`crate::Error::Cuda`] if a launch is refused.
@@ -89,7 +89,7 @@ pub fn experts(
     let token_tile = token_tile(routing.tokens());
     let (gate_up_name, down_name) = names(pool.format(), token_tile);
     // No more experts than pairs can have any; blocks beyond those that do end at once.
-    let active = routing.pairs().min(routing.experts()) as u32;
+    let active = routing.pairs().min(pool.named()) as u32;
     let launch = |row_tiles: usize| Launch {
         grid: [row_tiles as u32, active, 1],
         block: THREADS,

@@ -167,7 +167,7 @@ pub fn linear_bf16<'w>(
 
 /// out\[r\] = Wᵍ·x\[r\] for rows r in `offsets[g] .. offsets[g + 1]`; Wᵍ is the bf16 matrix in slot `slot_of_group[g]`.
 /// `offsets` has one element more than there are groups and does not decrease; rows of `out` outside all groups stay as they
-/// are, those of a group with `SLOT_NONE` for a slot become NaN. Numbers of rows are known to the device alone.
+/// are, as do those of a group with `SLOT_NONE` for a slot; those of a group with `SLOT_STALE` become NaN. Numbers of rows are known to the device alone.
 ///
 /// # Errors
 /// [`crate::Error::Cuda`] if the launch is refused.
