@@ -14,9 +14,9 @@ pub mod residency;
 pub mod schedule;
 pub mod simulate;
 pub mod slots;
-pub mod stats;
 #[cfg(test)]
 mod slots_tests;
+pub mod stats;
 mod sync;
 pub mod trace;
 

@@ -126,7 +126,8 @@ impl<D: Device> Residency<D> {
         options.faults = placement.faults.clone();
         options.background = true;
         // Experts that all stay on the device only pass through host memory.
-        let budget = placement.host_budget.or(all_on_device.then(|| (PASSING.min(all.max(1)) * record) as u64));
+        let budget =
+            placement.host_budget.or(all_on_device.then(|| (PASSING.min(all.max(1)) * record) as u64));
         let in_host = budget.map_or(all, |budget| budget as usize / record.max(1)).min(all);
         let policy = |slots| placement.policy.build(slots, layouts.len(), experts, config.moe.top_k);
         let store = HostStore::new(checkpoint.clone(), budget, policy(in_host), options)?;
@@ -172,12 +173,12 @@ impl<D: Device> Residency<D> {
 
     /// Fills every slot, in order.
     fn bring_all(&mut self, device: &D, layouts: &[Option<RecordLayout>], experts: usize) -> Result<()> {
-        let layers = layouts.iter().enumerate().filter(|(_, layout)| layout.is_some()).map(|(layer, _)| layer);
+        let layers =
+            layouts.iter().enumerate().filter(|(_, layout)| layout.is_some()).map(|(layer, _)| layer);
         let ids = layers.flat_map(|layer| (0..experts).map(move |e| ExpertId::new(layer, e)));
         for id in ids {
             let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
             let Some(on) = &mut state.on_device else { return Ok(()) };
-            self.store.request(ExpertId::new(id.layer as usize, id.expert as usize));
             let Reserved::Slot { at, .. } = on.reserve(id, false) else { continue };
             let at = SlotAt { slot: at.slot, generation: at.generation };
             copy(device, &self.store, &self.faults, on, id, at)?;
@@ -269,7 +270,10 @@ impl<D: Device> Residency<D> {
         done.and(on.close(device))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one step, its state taken apart so that parts can be borrowed")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one step, its state taken apart so that parts can be borrowed"
+    )]
     fn on_demand(
         &self,
         device: &D,
@@ -302,6 +306,9 @@ impl<D: Device> Residency<D> {
         match rows {
             Some(rows) => device.take_rows(rows, x)?,
             None => device.read(call.x, x)?,
+        }
+        if !self.store.holds_all() {
+            on.limit_copies(device, 0)?;
         }
         self.on_host(device, layer, call.pairs, routing, x, &cpu, stats)
     }
@@ -363,6 +370,7 @@ impl<D: Device> Residency<D> {
             };
             if let Some(evicted) = evicted {
                 on.gone(evicted);
+                self.store.promote(evicted);
                 stats.evicted += 1;
             }
             let at = SlotAt { slot: at.slot, generation: at.generation };
@@ -433,18 +441,21 @@ fn copy<D: Device>(
     id: ExpertId,
     at: SlotAt,
 ) -> Result<u64> {
-    let begun = store.get(id).and_then(|record| {
+    // Records being copied stay in host memory; where that is short, room is left for the next.
+    let at_a_time = if store.holds_all() { usize::MAX } else { store.stats().slots as usize / 2 };
+    let begun = on.limit_copies(device, at_a_time).and_then(|()| store.get(id)).and_then(|record| {
         if faults.strikes(Point::Copy) {
             return Err(id.error(Tier::Device, Some(at.slot), "the copy failed"));
         }
         let bytes = record.as_ref().len() as u64;
-        device.after(&device.fill(&on.memory, at, Arc::new(record))?)?;
+        on.order(device, device.fill(&on.memory, at, Arc::new(record))?)?;
         Ok(bytes)
     });
     if begun.is_err() {
         on.failed(id);
     }
     let bytes = begun?;
+    store.demote(id);
     on.came(id, at)?;
     Ok(bytes)
 }
@@ -453,4 +464,3 @@ fn copy<D: Device>(
 fn routed(routing: &Routing) -> impl Iterator<Item = usize> {
     routing.offsets().windows(2).enumerate().filter(|(_, w)| w[0] < w[1]).map(|(expert, _)| expert)
 }
-

@@ -19,6 +19,8 @@ pub(super) struct OnDevice<D: Device> {
     pub(super) tables: Vec<Table>,
     /// Experts of the model.
     all: usize,
+    /// Copies that may still be reading host memory, oldest first.
+    copying: VecDeque<D::Fence>,
     /// Leases of the layer at work.
     leases: Vec<Lease>,
     /// Leases of layers that were issued, with the fence behind them, oldest first.
@@ -49,7 +51,17 @@ impl<D: Device> OnDevice<D> {
         };
         let tables: Vec<Table> = layouts.iter().map(table).collect();
         let all = tables.iter().map(|t| t.places.len()).sum();
-        OnDevice { memory, cache, tables, all, leases: Vec::new(), issued: VecDeque::new(), rates, broken: None }
+        OnDevice {
+            memory,
+            cache,
+            tables,
+            all,
+            copying: VecDeque::new(),
+            leases: Vec::new(),
+            issued: VecDeque::new(),
+            rates,
+            broken: None,
+        }
     }
 
     /// An error if the device failed earlier.
@@ -134,7 +146,13 @@ impl<D: Device> OnDevice<D> {
             self.cache.touch(id);
             if self.tables[layer].places[expert].is_none() {
                 let rows = routing.pairs_of(expert).len() as u32;
-                misses.push(Miss { expert: expert as u32, bytes, rows, arriving_in: None, host_in: host_in(id) });
+                misses.push(Miss {
+                    expert: expert as u32,
+                    bytes,
+                    rows,
+                    arriving_in: None,
+                    host_in: host_in(id),
+                });
                 continue;
             }
             self.lease(id)?;
@@ -194,6 +212,26 @@ impl<D: Device> OnDevice<D> {
             device.experts(call.x, &self.memory, call.layer, only, call.routing, call.pairs)?;
             arrived.clear();
         }
+        Ok(())
+    }
+
+    /// Waits until at most `most` copies are under way; each keeps its record in host memory.
+    pub(super) fn limit_copies(&mut self, device: &D, most: usize) -> Result<()> {
+        while let Some(oldest) = self.copying.front() {
+            if self.copying.len() > most {
+                device.wait(oldest)?;
+            } else if !device.passed(oldest)? {
+                break;
+            }
+            self.copying.pop_front();
+        }
+        Ok(())
+    }
+
+    /// A copy has begun: computing waits for it.
+    pub(super) fn order(&mut self, device: &D, copy: D::Fence) -> Result<()> {
+        device.after(&copy)?;
+        self.copying.push_back(copy);
         Ok(())
     }
 }

@@ -1,0 +1,110 @@
+//! Experts that are not where they are needed: with few slots on the (emulated) GPU, few records in host memory, or both,
+//! the tokens are those of a model that has everything at hand.
+#![cfg(feature = "cuda")]
+
+mod common;
+#[path = "common/emulator.rs"]
+mod emulator;
+
+use abruzzi::experts::policy::CachePolicy;
+use abruzzi::{DeviceChoice, Engine, EngineBuilder, Sampling, SessionOptions};
+use common::{GREEDY_PROMPT, checkpoint, golden};
+
+/// Experts of the demo model: 4 layers of 32, of which a token takes 4 each.
+const ALL: usize = 4 * 32;
+const ONE_TOKEN: usize = 4 * 4;
+
+/// Tokens to generate; `ABRUZZI_TEST_TOKENS` sets another number.
+fn tokens() -> usize {
+    std::env::var("ABRUZZI_TEST_TOKENS").map_or(24, |n| n.parse().expect("ABRUZZI_TEST_TOKENS"))
+}
+
+fn greedy(engine: &Engine, prompt: &[u32], tokens: usize) -> Vec<u32> {
+    let mut sampling = Sampling::greedy(tokens);
+    sampling.ignore_eos = true;
+    let mut session = engine.session(SessionOptions::default()).unwrap();
+    session.generate_tokens(prompt, &sampling).unwrap().map(|t| t.unwrap().id).collect()
+}
+
+fn builder() -> EngineBuilder {
+    emulator::install();
+    Engine::builder(checkpoint("demo")).device(DeviceChoice::Cuda(0))
+}
+
+/// A prompt of 256 tokens: the golden text, over and over with a different token each time around.
+fn long_prompt() -> Vec<u32> {
+    let golden = golden("demo");
+    let text = golden.greedy.iter().chain(&golden.ids).copied();
+    text.cycle().take(256).enumerate().map(|(i, id)| if i % 64 == 63 { 100 + i as u32 } else { id }).collect()
+}
+
+fn want(prompt: &[u32], tokens: usize) -> Vec<u32> {
+    let engine = Engine::builder(checkpoint("demo")).device(DeviceChoice::Cpu).load().unwrap();
+    greedy(&engine, prompt, tokens)
+}
+
+#[test]
+fn every_budget_of_slots_gives_the_cpus_tokens() {
+    let golden = golden("demo");
+    let prompt = &golden.greedy[..GREEDY_PROMPT];
+    let want = want(prompt, tokens());
+    for slots in [ALL, ALL / 2, ALL / 4, ALL * 12 / 100, ONE_TOKEN, 1] {
+        for cpu_share in [true, false] {
+            let engine = builder().expert_slots(slots).cpu_share(cpu_share).load().unwrap();
+            assert_eq!(greedy(&engine, prompt, tokens()), want, "{slots} slots, CPU {cpu_share}");
+            let stats = engine.expert_stats();
+            eprintln!("{slots} slots, CPU {cpu_share}: {stats:?}");
+            if slots < ALL {
+                assert!(stats.over_link + stats.on_cpu > 0, "{stats:?}");
+            }
+            if !cpu_share {
+                assert_eq!(stats.on_cpu, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_tokens_gives_the_cpus_tokens() {
+    let prompt = long_prompt();
+    let want = want(&prompt, 4);
+    for slots in [ALL, ALL / 4, ONE_TOKEN, 2] {
+        for cpu_share in [true, false] {
+            let engine = builder().expert_slots(slots).cpu_share(cpu_share).load().unwrap();
+            assert_eq!(greedy(&engine, &prompt, 4), want, "{slots} slots, CPU {cpu_share}");
+        }
+    }
+}
+
+#[test]
+fn host_memory_may_be_short_too() {
+    let golden = golden("demo");
+    let prompt = &golden.greedy[..GREEDY_PROMPT];
+    let want = want(prompt, 8);
+    let record = 102_400;
+    for (slots, records) in [(ALL, 16), (ALL / 4, 16), (ONE_TOKEN, 8), (ONE_TOKEN, 1)] {
+        for cpu_share in [true, false] {
+            let budget = records * record;
+            let engine =
+                builder().expert_slots(slots).host_budget(budget).cpu_share(cpu_share).load().unwrap();
+            assert_eq!(greedy(&engine, prompt, 8), want, "{slots} slots, {records} records, CPU {cpu_share}");
+        }
+    }
+    for records in [16, 1] {
+        let cpu = Engine::builder(checkpoint("demo")).device(DeviceChoice::Cpu);
+        let engine = cpu.host_budget(records * record).load().unwrap();
+        assert_eq!(greedy(&engine, prompt, 8), want, "CPU, {records} records");
+    }
+}
+
+#[test]
+fn every_policy_gives_the_cpus_tokens() {
+    let golden = golden("demo");
+    let prompt = &golden.greedy[..GREEDY_PROMPT];
+    let want = want(prompt, 8);
+    for policy in CachePolicy::ALL {
+        let engine = builder().expert_slots(ALL / 4).cache_policy(policy).load().unwrap();
+        assert_eq!(greedy(&engine, prompt, 8), want, "{policy}");
+        assert!(engine.placement().contains(&policy.to_string()), "{}", engine.placement());
+    }
+}
