@@ -54,6 +54,9 @@ fn every_budget_of_slots_gives_the_cpus_tokens() {
             assert_eq!(greedy(&engine, prompt, tokens()), want, "{slots} slots, CPU {cpu_share}");
             let stats = engine.expert_stats();
             eprintln!("{slots} slots, CPU {cpu_share}: {stats:?}");
+            if slots == ALL / 2 {
+                assert!(stats.prefetch.issued > 0 && stats.prefetch.used > 0, "{stats:?}");
+            }
             if slots < ALL {
                 assert!(stats.over_link + stats.on_cpu > 0, "{stats:?}");
             }

@@ -4,15 +4,17 @@
 //! take turns layer by layer. Everything that reads a slot is issued on the device's one computing stream; a slot is
 //! given away only when the host has seen that its last reader is through.
 
+mod ahead;
 mod on_device;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::ExpertId;
 use super::cache::{Cache, Reserved};
 use super::fault::{Faults, Point};
-use super::host::{HostStats, HostStore, StoreOptions};
+use super::host::{HostRecord, HostStats, HostStore, StoreOptions};
 use super::policy::CachePolicy;
 use super::schedule::{Busy, Miss, Rates, Target, split};
 use super::stats::ExpertStats;
@@ -89,7 +91,7 @@ pub struct LayerCall<'a, D: Device> {
 
 /// Tokens up to which each expert is computed as soon as it has arrived. With more tokens several are taken together:
 /// every pass prepares the tokens anew.
-const ONE_BY_ONE: usize = 16;
+pub const ONE_BY_ONE: usize = 16;
 
 /// Experts of a pass beyond that.
 const TOGETHER: usize = 8;
@@ -235,17 +237,21 @@ impl<D: Device> Residency<D> {
     }
 
     /// pairs\[p\] = mlp(x\[token of sorted pair p\]) for all pairs, not weighted. `meanwhile` issues work that does not
-    /// need them; it runs while experts are on their way.
+    /// need them; it runs while experts are on their way. It may return a guess of the next layer's routing, posted, where
+    /// [`Residency::wants_guess`] asks for one.
     ///
     /// # Errors
-    /// [`Error::Expert`] naming layer, expert, tier and slot; what the device reports. After an error the residency is
+    /// [`crate::Error::Expert`] naming layer, expert, tier and slot; what the device reports. After an error the residency is
     /// consistent and further calls may succeed, unless the device itself failed: then they say so.
-    pub fn compute(
+    pub fn compute<'g>(
         &self,
         device: &D,
         call: LayerCall<'_, D>,
-        meanwhile: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+        meanwhile: impl FnOnce() -> Result<Option<&'g D::Routing>>,
+    ) -> Result<()>
+    where
+        D::Routing: 'g,
+    {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { on_device, routing, x, stats } = &mut *state;
         let Some(on) = on_device else {
@@ -258,11 +264,13 @@ impl<D: Device> Residency<D> {
         };
         on.check()?;
         on.retire(device)?;
+        on.ahead.tick();
+        on.land(device)?;
         on.publish(device, call.layer)?;
         let done = if on.holds_all() {
             let LayerCall { layer, x, routing, pairs } = call;
             let residents = device.experts(x, &on.memory, layer, Pass::Residents, routing, pairs);
-            residents.and_then(|()| meanwhile())
+            residents.and_then(|()| meanwhile()).map(|_| ())
         } else {
             self.on_demand(device, on, call, routing, x, stats, meanwhile)
         };
@@ -274,7 +282,7 @@ impl<D: Device> Residency<D> {
         clippy::too_many_arguments,
         reason = "one step, its state taken apart so that parts can be borrowed"
     )]
-    fn on_demand(
+    fn on_demand<'g>(
         &self,
         device: &D,
         on: &mut OnDevice<D>,
@@ -282,8 +290,11 @@ impl<D: Device> Residency<D> {
         routing: &mut Routing,
         x: &mut Vec<f32>,
         stats: &mut ExpertStats,
-        meanwhile: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+        meanwhile: impl FnOnce() -> Result<Option<&'g D::Routing>>,
+    ) -> Result<()>
+    where
+        D::Routing: 'g,
+    {
         let layer = call.layer;
         device.post_routing(call.routing)?;
         let rows = if self.cpu_share { Some(device.post_rows(call.x)?) } else { None };
@@ -291,26 +302,52 @@ impl<D: Device> Residency<D> {
         if on.tables[layer].places.iter().any(Option::is_some) {
             device.experts(call.x, &on.memory, layer, Pass::Residents, call.routing, call.pairs)?;
         }
-        meanwhile()?;
+        let guess = meanwhile()?;
 
         device.read_routing(call.routing, routing)?;
         let bytes = self.store.layout(layer).map_or(0, |l| l.size() as u64);
         let from_file = bytes as f64 / FILE_RATE;
         let host_in = |id| if self.store.tier(id) == Tier::Host { 0.0 } else { from_file };
         let misses = on.hits_and_misses(layer, routing, bytes, host_in, stats)?;
+        let used: Vec<ExpertId> = routed(routing).map(|expert| ExpertId::new(layer, expert)).collect();
+        on.ahead.settle(layer, &used, misses.iter().filter(|m| m.arriving_in.is_none()).count());
         let (link, mut cpu) = self.divide(on, &misses);
         cpu.extend(self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?);
-        if cpu.is_empty() {
-            return Ok(());
+        if !cpu.is_empty() {
+            match rows {
+                Some(rows) => device.take_rows(rows, x)?,
+                None => device.read(call.x, x)?,
+            }
+            if !self.store.holds_all() {
+                on.limit_copies(device, 0)?;
+            }
+            let (begun, link_busy) = (Instant::now(), on.ahead.link_free_in() > 0.0);
+            self.on_host(device, layer, call.pairs, routing, x, &cpu, stats)?;
+            let seconds = begun.elapsed().as_secs_f64();
+            on.ahead.cpu_seconds = seconds;
+            let rows = cpu.iter().map(|&e| routing.pairs_of(e).len()).sum::<usize>().div_ceil(cpu.len());
+            let each = seconds / cpu.len() as f64;
+            on.rates.observe_cpu(bytes, rows as u32, each, link_busy);
+            for &expert in &cpu {
+                on.ahead.prefetcher.missed(ExpertId::new(layer, expert));
+            }
         }
-        match rows {
-            Some(rows) => device.take_rows(rows, x)?,
-            None => device.read(call.x, x)?,
-        }
-        if !self.store.holds_all() {
-            on.limit_copies(device, 0)?;
-        }
-        self.on_host(device, layer, call.pairs, routing, x, &cpu, stats)
+        let guess = match guess {
+            Some(guess) => {
+                device.read_routing(guess, routing)?;
+                Some((layer + 1, &*routing))
+            }
+            None => None,
+        };
+        on.look_ahead(device, &self.store, &self.faults, stats, guess, &used, (bytes, self.cpu_share));
+        Ok(())
+    }
+
+    /// Whether a guess of the next layer's routing is wanted, for so many tokens: it costs the device a little.
+    pub fn wants_guess(&self, tokens: usize) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let on = state.on_device.as_mut().filter(|on| !on.holds_all() && tokens <= ONE_BY_ONE);
+        on.is_some_and(|on| self.store.holds_all() && on.ahead.prefetcher.wants_guesses())
     }
 
     /// Records that can be held in host memory at a time.
@@ -322,7 +359,8 @@ impl<D: Device> Residency<D> {
     fn divide(&self, on: &OnDevice<D>, misses: &[Miss]) -> (Vec<usize>, Vec<usize>) {
         let mut targets = Vec::new();
         if self.cpu_share {
-            split(misses, &on.rates, Busy::default(), &mut targets);
+            let busy = Busy { link_free_in: on.ahead.link_free_in(), ..Busy::default() };
+            split(misses, &on.rates, busy, &mut targets);
         } else {
             targets.resize(misses.len(), Target::Link);
         }
@@ -351,6 +389,13 @@ impl<D: Device> Residency<D> {
         let mut left = Vec::new();
         for &expert in experts {
             let id = ExpertId::new(call.layer, expert);
+            if let Some((at, fence)) = on.ahead.take(id) {
+                on.order(device, fence)?;
+                on.came(id, at)?;
+                stats.over_link += 1;
+                arrived.push((expert as u32, at));
+                continue;
+            }
             let reserved = loop {
                 match on.reserve(id, self.cpu_share) {
                     Reserved::Busy => {
@@ -364,15 +409,11 @@ impl<D: Device> Residency<D> {
                     Reserved::Held(_) | Reserved::Bypass => break None,
                 }
             };
-            let Some((at, evicted)) = reserved else {
+            let Some((at, old)) = reserved else {
                 left.push(expert);
                 continue;
             };
-            if let Some(evicted) = evicted {
-                on.gone(evicted);
-                self.store.promote(evicted);
-                stats.evicted += 1;
-            }
+            evicted(on, &self.store, stats, old);
             let at = SlotAt { slot: at.slot, generation: at.generation };
             stats.link_bytes += copy(device, &self.store, &self.faults, on, id, at)?;
             stats.over_link += 1;
@@ -431,8 +472,41 @@ impl<D: Device> Residency<D> {
     }
 }
 
-/// Begins to copy a record into the slot reserved for it and orders computing behind the copy; returns its bytes. If that
-/// fails the slot is free again.
+/// An expert has left its slot for another.
+fn evicted<D: Device>(
+    on: &mut OnDevice<D>,
+    store: &HostStore,
+    stats: &mut ExpertStats,
+    old: Option<ExpertId>,
+) {
+    if let Some(old) = old {
+        on.gone(old);
+        store.promote(old);
+        stats.evicted += 1;
+    }
+}
+
+/// Begins to copy a record into the slot reserved for it; if that fails the slot is free again.
+fn begin_copy<D: Device>(
+    device: &D,
+    faults: &Faults,
+    on: &mut OnDevice<D>,
+    record: HostRecord,
+    id: ExpertId,
+    at: SlotAt,
+) -> Result<D::Fence> {
+    let begun = match faults.strikes(Point::Copy) {
+        true => Err(id.error(Tier::Device, Some(at.slot), "the copy failed")),
+        false => device.fill(&on.memory, at, Arc::new(record)),
+    };
+    if begun.is_err() {
+        on.failed(id);
+    }
+    begun
+}
+
+/// Copies a record that is needed now into the slot reserved for it and orders computing behind the copy; returns its
+/// bytes. If that fails the slot is free again.
 fn copy<D: Device>(
     device: &D,
     store: &HostStore,
@@ -443,18 +517,20 @@ fn copy<D: Device>(
 ) -> Result<u64> {
     // Records being copied stay in host memory; where that is short, room is left for the next.
     let at_a_time = if store.holds_all() { usize::MAX } else { store.stats().slots as usize / 2 };
-    let begun = on.limit_copies(device, at_a_time).and_then(|()| store.get(id)).and_then(|record| {
-        if faults.strikes(Point::Copy) {
-            return Err(id.error(Tier::Device, Some(at.slot), "the copy failed"));
+    let record = match on.limit_copies(device, at_a_time).and_then(|()| store.get(id)) {
+        Ok(record) => record,
+        Err(error) => {
+            on.failed(id);
+            return Err(error);
         }
-        let bytes = record.as_ref().len() as u64;
-        on.order(device, device.fill(&on.memory, at, Arc::new(record))?)?;
-        Ok(bytes)
-    });
-    if begun.is_err() {
+    };
+    let bytes = record.as_ref().len() as u64;
+    let fence = begin_copy(device, faults, on, record, id, at)?;
+    on.ahead.book(on.rates.copy_seconds(bytes));
+    if let Err(error) = on.order(device, fence) {
         on.failed(id);
+        return Err(error);
     }
-    let bytes = begun?;
     store.demote(id);
     on.came(id, at)?;
     Ok(bytes)

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::prefetch::PrefetchStats;
+
 /// Counts of one engine, since it was loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -16,6 +18,8 @@ pub struct ExpertStats {
     pub link_bytes: u64,
     /// Experts that left the device for others.
     pub evicted: u64,
+    /// What was copied before it was asked for.
+    pub prefetch: PrefetchStats,
 }
 
 impl ExpertStats {

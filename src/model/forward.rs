@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::guess::Guess;
 use super::{ABSORB_UP_TO, Model, PREFILL_CHUNK};
 use crate::checkpoint::weights::{Attention, GatedMlp, Mlp, Query};
 use crate::device::{Device, MlaCall, MlaForm, Precision, Routing, Shape, Site, Trip};
@@ -31,6 +32,7 @@ pub(super) struct Workspace<D: Device> {
     pub(super) logits: D::Tensor,
     /// By layer; none in dense ones.
     routing: Vec<Option<D::Routing>>,
+    guess: Guess<D>,
     /// Decisions to take instead of the router's in the next chunk, by layer.
     pub(super) replay: Vec<Option<Routing>>,
     guard: D::Guard,
@@ -60,6 +62,7 @@ impl<D: Device> Workspace<D> {
             last: full(c.hidden_size)?,
             logits: full(c.vocab_size)?,
             routing: (0..c.num_layers).map(routing).collect::<Result<_>>()?,
+            guess: Guess::new(model)?,
             replay: Vec::new(),
             guard: device.guard()?,
         })
@@ -180,7 +183,8 @@ impl<D: Device> Model<D> {
     ) -> Result<()> {
         let device = &self.device;
         let site = |module| Site { layer: Some(layer), module };
-        let Workspace { hidden, normed, update, router_logits, pairs, routing, replay, guard, .. } = work;
+        let Workspace { hidden, normed, update, router_logits, pairs, routing, guess, replay, guard, .. } =
+            work;
         device.linear(normed, router, router_logits)?;
         device.watch(router_logits, site("mlp.gate"), guard)?;
         let Some(routing) = &mut routing[layer] else { unreachable!("a layer of experts has a routing") };
@@ -190,10 +194,15 @@ impl<D: Device> Model<D> {
         }
         // Shared experts are always there: they are computed while routed ones are on their way.
         let call = LayerCall { layer, x: normed, routing: &mut *routing, pairs: &mut *pairs };
+        let tokens = hidden.rows();
+        let next = self.next_router(layer).filter(|_| self.experts.wants_guess(tokens));
         self.experts.compute(device, call, || {
-            let Some(shared) = shared else { return Ok(()) };
-            device.gated_mlp(normed, shared, update)?;
-            device.watch(update, site("mlp.shared_experts"), guard)
+            if let Some(shared) = shared {
+                device.gated_mlp(normed, shared, update)?;
+                device.watch(update, site("mlp.shared_experts"), guard)?;
+            }
+            let Some(next) = next else { return Ok(None) };
+            guess.make(self, &next, hidden, shared.is_some().then_some(&*update)).map(Some)
         })?;
         device.watch(pairs, site(EXPERTS), guard)?;
         device.combine(pairs, routing, hidden)?;

@@ -4,6 +4,7 @@
 //! pass that fails leaves the sequence as long as it was: rows beyond its length are never read.
 
 mod forward;
+mod guess;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -7,6 +7,7 @@ use super::super::cache::{Cache, Reserved};
 use super::super::schedule::{Miss, Rates};
 use super::super::slots::Lease;
 use super::super::stats::ExpertStats;
+use super::ahead::Ahead;
 use super::{LayerCall, routed};
 use crate::checkpoint::RecordLayout;
 use crate::device::{Device, Pass, Routing, SlotAt};
@@ -26,6 +27,7 @@ pub(super) struct OnDevice<D: Device> {
     /// Leases of layers that were issued, with the fence behind them, oldest first.
     issued: VecDeque<(D::Fence, Vec<Lease>)>,
     pub(super) rates: Rates,
+    pub(super) ahead: Ahead<D>,
     /// Why nothing can be computed any more: the device failed while it was reading slots.
     broken: Option<String>,
 }
@@ -60,6 +62,7 @@ impl<D: Device> OnDevice<D> {
             leases: Vec::new(),
             issued: VecDeque::new(),
             rates,
+            ahead: Ahead::new(),
             broken: None,
         }
     }
@@ -146,13 +149,8 @@ impl<D: Device> OnDevice<D> {
             self.cache.touch(id);
             if self.tables[layer].places[expert].is_none() {
                 let rows = routing.pairs_of(expert).len() as u32;
-                misses.push(Miss {
-                    expert: expert as u32,
-                    bytes,
-                    rows,
-                    arriving_in: None,
-                    host_in: host_in(id),
-                });
+                let (arriving_in, host_in) = (self.ahead.due_in(id), host_in(id));
+                misses.push(Miss { expert: expert as u32, bytes, rows, arriving_in, host_in });
                 continue;
             }
             self.lease(id)?;
