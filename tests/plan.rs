@@ -378,13 +378,14 @@ fn the_device_takes_what_is_planned() {
     use abruzzi::checkpoint::{Checkpoint, LoadOptions};
     use abruzzi::device::cuda::{CudaDevice, Gpu, gpus};
     use abruzzi::device::{Device, SampleSettings};
+    use abruzzi::experts::residency::Placement;
     use abruzzi::model::{Model, PREFILL_CHUNK};
 
     emulator::install();
     emulator::configure(r#"{"checks": false, "counters": false}"#);
     let free = || gpus().unwrap()[0].memory_free;
     for case in ["k2-bf16", "k2-fp8", "k2-int4"] {
-        let checkpoint = Checkpoint::open(common::checkpoint(case)).unwrap();
+        let checkpoint = Arc::new(Checkpoint::open(common::checkpoint(case)).unwrap());
         let config = checkpoint.config().clone();
         let vocab = config.vocab_size as u32;
         let asked = ask(Some(PREFILL_CHUNK), Some(PREFILL_CHUNK));
@@ -395,20 +396,24 @@ fn the_device_takes_what_is_planned() {
             assert!(lost < 256 * allocations, "{case} {what}: {used} of {planned}");
         };
 
-        let loaded = checkpoint.load(&LoadOptions::default()).unwrap();
+        let loaded = checkpoint.load_trunk(&LoadOptions::default()).unwrap();
+        let model = |device| {
+            Arc::new(
+                Model::load(&checkpoint, device, &LoadOptions::default(), &Placement::default()).unwrap(),
+            )
+        };
         let gpu = Gpu::open(0).unwrap();
         let cancel = AtomicBool::new(false);
         let settings = SampleSettings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
         // Kernels have memory of their own from when they are loaded; it counts as the driver's.
-        let first = Model::new(config.clone(), CudaDevice::new(gpu.clone()), &loaded).unwrap();
-        Arc::new(first).sequence().unwrap().next(&[1], &settings, 0, &cancel).unwrap();
+        model(CudaDevice::new(gpu.clone())).sequence().unwrap().next(&[1], &settings, 0, &cancel).unwrap();
         let device = CudaDevice::new(gpu.clone());
         let before = free();
         let trunk = loaded.trunk.try_map(&mut |m| device.matrix(m), &mut |v| device.vector(v)).unwrap();
         near(before - free(), plan.vram.part("trunk"), 64, "trunk");
         drop(trunk);
 
-        let model = Arc::new(Model::new(config, device, &loaded).unwrap());
+        let model = model(device);
         let before = free();
         let mut sequence = model.sequence().unwrap();
         near(before - free(), plan.vram.part("workspace"), 64, "workspace");

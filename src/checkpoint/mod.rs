@@ -39,6 +39,7 @@ use manifest::Bound;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Fault, FaultList, Result};
+use crate::quant::Format;
 use weights::{Weights, expert_spec};
 
 /// A checkpoint whose structure is sound.
@@ -119,6 +120,11 @@ impl Checkpoint {
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// How matrices that no quantisation covers are stored, by the largest of them.
+    pub fn plain_format(&self) -> Format {
+        self.bound.trunk.embedding.layout.format
     }
 
     /// The folder.

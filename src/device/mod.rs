@@ -144,6 +144,11 @@ pub trait Device: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Bytes of memory of its own that are free; `None` from a device that computes in host memory.
+    fn memory_free(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Runs `work` where the device's operations are cheapest to issue (on its threads, in its context).
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 

@@ -52,6 +52,8 @@ pub struct Placement {
     pub policy: CachePolicy,
     /// Whether the CPU computes a share of the experts that are not on the device.
     pub cpu_share: bool,
+    /// Tokens that a forward pass takes at once.
+    pub chunk: usize,
     /// What the machine is believed to do until it has been seen.
     pub rates: Rates,
     /// Faults on purpose.
@@ -64,7 +66,15 @@ impl Default for Placement {
         // PCIe 5.0 x16 as measured by others, half of what twelve channels of DDR5 deliver, an H100's memory.
         let rates = Rates::new(55e9, 200e9, 400e9, 2700e9, 10e-6);
         let policy = CachePolicy::default();
-        Placement { slots: None, host_budget: None, policy, cpu_share: true, rates, faults: Faults::none() }
+        Placement {
+            slots: None,
+            host_budget: None,
+            policy,
+            cpu_share: true,
+            chunk: PREFILL_CHUNK,
+            rates,
+            faults: Faults::none(),
+        }
     }
 }
 
@@ -89,6 +99,10 @@ pub struct LayerCall<'a, D: Device> {
     pub pairs: &'a mut D::Tensor,
 }
 
+/// Tokens that a forward pass takes at once where nothing else is planned: large enough that decoding the weights is a small
+/// part of the work, small enough that activations are (K2: 0.5 GB).
+pub const PREFILL_CHUNK: usize = 512;
+
 /// Tokens up to which each expert is computed as soon as it has arrived. With more tokens several are taken together:
 /// every pass prepares the tokens anew.
 pub const ONE_BY_ONE: usize = 16;
@@ -97,7 +111,7 @@ pub const ONE_BY_ONE: usize = 16;
 const TOGETHER: usize = 8;
 
 /// Bytes a second at which experts are believed to come from files: one NVMe drive's. It only shifts who takes a miss.
-const FILE_RATE: f64 = 5e9;
+pub(crate) const FILE_RATE: f64 = 5e9;
 
 /// Records of host memory where experts only pass through it on their way to the device.
 const PASSING: usize = 64;

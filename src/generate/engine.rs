@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::session::{CancelToken, Session, SessionOptions};
-use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, SkippedTensors};
+use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, SkippedTensors, memory};
 use crate::config::ModelConfig;
 use crate::device::cpu::CpuDevice;
 #[cfg(feature = "cuda")]
@@ -13,8 +13,9 @@ use crate::device::cuda::{CudaDevice, Gpu};
 use crate::device::{Device, SampleSettings};
 use crate::error::{Error, Result};
 use crate::experts::fault::Faults;
+use crate::experts::plan::{Ask, Hardware, Plan};
 use crate::experts::policy::CachePolicy;
-use crate::experts::residency::Placement;
+use crate::experts::residency::{FILE_RATE, Placement};
 use crate::experts::stats::ExpertStats;
 use crate::model::{Model, Sequence};
 use crate::tokenizer::{ChatTemplate, Message, Tokenizer};
@@ -167,6 +168,7 @@ pub struct EngineBuilder {
     device: DeviceChoice,
     load: LoadOptions,
     placement: Placement,
+    vram_budget: Option<u64>,
 }
 
 impl Engine {
@@ -177,6 +179,7 @@ impl Engine {
             device: DeviceChoice::default(),
             load: LoadOptions::default(),
             placement: Placement::default(),
+            vram_budget: None,
         }
     }
 
@@ -238,6 +241,33 @@ impl EngineBuilder {
     pub fn threads(mut self, threads: usize) -> Self {
         self.load.threads = threads;
         self
+    }
+
+    /// Uses at most so many bytes of GPU memory, for everything; by default what is free. What the trunk, the
+    /// key/value cache and the workspace leave becomes slots for experts.
+    pub fn vram_budget(mut self, bytes: u64) -> Self {
+        self.vram_budget = Some(bytes);
+        self
+    }
+
+    /// Where every byte would go, from the configuration alone and without a GPU, if [`EngineBuilder::vram_budget`] was
+    /// given. The context is the longest that leaves three quarters of the memory to the rest.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Io`], [`Error::DoesNotFit`] with the smallest change that would; [`Error::Argument`]
+    /// without a budget.
+    pub fn plan(&self) -> Result<Plan> {
+        let budget = self.vram_budget.ok_or_else(|| Error::argument("vram-budget", "is not given"))?;
+        let config = ModelConfig::from_file(&self.path.join("config.json"))?;
+        self.plan_for(&config, budget, Ask::default())
+    }
+
+    fn plan_for(&self, config: &ModelConfig, vram: u64, ask: Ask) -> Result<Plan> {
+        let host = self.placement.host_budget.unwrap_or_else(|| memory::detect_host().available);
+        let mut hardware = Hardware::new(vram, host);
+        // Experts can always be read from the checkpoint again.
+        hardware.nvme = Some(FILE_RATE);
+        Plan::new(config, &hardware, &ask)
     }
 
     /// Keeps so many experts on the GPU, whatever its memory would hold; the others come when they are needed.
@@ -312,7 +342,17 @@ impl EngineBuilder {
         stop_ids.dedup();
 
         let fallback = device.fallback();
-        let model = device.model(&checkpoint, &self.load, &self.placement)?;
+        let mut placement = self.placement.clone();
+        if let Some(free) = device.memory_free()? {
+            let mut ask = Ask::default();
+            ask.plain = checkpoint.plain_format();
+            let vram = self.vram_budget.map_or(free, |budget| budget.min(free));
+            let plan = self.plan_for(&config, vram, ask)?;
+            plan.runs()?;
+            placement.chunk = plan.chunk;
+            placement.slots.get_or_insert(plan.slots.count as usize);
+        }
+        let model = device.model(&checkpoint, &self.load, &placement)?;
         Ok(Engine {
             inner: Arc::new(Inner {
                 model,
@@ -361,6 +401,14 @@ impl Chosen {
             Chosen::Cpu(device, _) => device.supports(&config.attention, &config.moe),
             #[cfg(feature = "cuda")]
             Chosen::Cuda(device) => device.supports(&config.attention, &config.moe),
+        }
+    }
+
+    fn memory_free(&self) -> Result<Option<u64>> {
+        match self {
+            Chosen::Cpu(device, _) => device.memory_free(),
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(device) => device.memory_free(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::guess::Guess;
-use super::{ABSORB_UP_TO, Model, PREFILL_CHUNK};
+use super::{ABSORB_UP_TO, Model};
 use crate::checkpoint::weights::{Attention, GatedMlp, Mlp, Query};
 use crate::device::{Device, MlaCall, MlaForm, Precision, Routing, Shape, Site, Trip};
 use crate::error::{Error, NonFinite, Result};
@@ -42,12 +42,12 @@ impl<D: Device> Workspace<D> {
     pub(super) fn new(model: &Model<D>) -> Result<Self> {
         let (c, device) = (&model.config, &model.device);
         let a = &c.attention;
-        let working = |cols| device.tensor(PREFILL_CHUNK, cols, Precision::Working);
+        let working = |cols| device.tensor(model.chunk, cols, Precision::Working);
         let routing = |layer: usize| match &model.weights.layers[layer].mlp {
             Mlp::Dense(_) => Ok(None),
-            Mlp::Experts { .. } => device.routing(PREFILL_CHUNK, &c.moe).map(Some),
+            Mlp::Experts { .. } => device.routing(model.chunk, &c.moe).map(Some),
         };
-        let full = |cols| device.tensor(PREFILL_CHUNK, cols, Precision::Full);
+        let full = |cols| device.tensor(model.chunk, cols, Precision::Full);
         Ok(Workspace {
             hidden: full(c.hidden_size)?,
             normed: working(c.hidden_size)?,
@@ -58,7 +58,7 @@ impl<D: Device> Workspace<D> {
             kv_a: working(a.cached_dim())?,
             attended: working(a.num_heads * a.v_head_dim)?,
             router_logits: full(c.moe.num_experts)?,
-            pairs: device.tensor(PREFILL_CHUNK * c.moe.top_k, c.hidden_size, Precision::Working)?,
+            pairs: device.tensor(model.chunk * c.moe.top_k, c.hidden_size, Precision::Working)?,
             last: full(c.hidden_size)?,
             logits: full(c.vocab_size)?,
             routing: (0..c.num_layers).map(routing).collect::<Result<_>>()?,
@@ -93,7 +93,7 @@ impl<D: Device> Model<D> {
         head: Range<usize>,
         cancel: &AtomicBool,
     ) -> Result<()> {
-        debug_assert!(tokens.len() <= PREFILL_CHUNK);
+        debug_assert!(tokens.len() <= self.chunk);
         let (device, weights) = (&self.device, &self.weights);
         device.embed(&weights.embedding, tokens, &mut work.hidden)?;
         device.watch(&work.hidden, Site { layer: None, module: "model.embed_tokens" }, &mut work.guard)?;

@@ -17,9 +17,7 @@ use crate::device::{Device, Routing, SampleSettings};
 use crate::error::{Error, Result};
 use crate::experts::residency::{Placement, Residency};
 
-/// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size. Large enough that decoding
-/// the weights is a small part of a chunk's work, small enough that its activations are (K2: 0.2 GB).
-pub const PREFILL_CHUNK: usize = 512;
+pub use crate::experts::residency::PREFILL_CHUNK;
 
 /// Queries up to which attention takes the absorbed form: from here on expanding a page of keys and values costs
 /// less than scoring every query on the latent (K2: 512 + 64 against 128 + 64 multiplications a score).
@@ -32,6 +30,8 @@ pub struct Model<D: Device> {
     weights: Weights<D::Matrix, D::Vector>,
     experts: Residency<D>,
     load: LoadStats,
+    /// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size.
+    chunk: usize,
 }
 
 /// Which rows of a forward pass go through the head.
@@ -64,7 +64,7 @@ impl<D: Device> Model<D> {
         let experts = Residency::load(checkpoint, &device, &load, placement)?;
         let bytes = loaded.stats.bytes + experts.store_stats().bytes;
         let load = LoadStats { bytes, seconds: begun.elapsed().as_secs_f64() };
-        Ok(Model { config, device, weights, experts, load })
+        Ok(Model { config, device, weights, experts, load, chunk: placement.chunk })
     }
 
     /// The configuration it runs.
@@ -174,8 +174,8 @@ impl<D: Device> Sequence<D> {
         let model = self.model.clone();
         let start = self.len;
         let result = model.device.scope(|| -> Result<()> {
-            for (i, chunk) in tokens.chunks(PREFILL_CHUNK).enumerate() {
-                let at = start + i * PREFILL_CHUNK;
+            for (i, chunk) in tokens.chunks(model.chunk).enumerate() {
+                let at = start + i * model.chunk;
                 let last = at + chunk.len() == start + tokens.len();
                 model.device.kv_reserve(&mut self.cache, at + chunk.len())?;
                 let rows = match head {

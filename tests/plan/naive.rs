@@ -113,7 +113,13 @@ impl Naive {
         let f32s = |cols: u64| alloc(chunk * cols * 4);
         let bf16s = |cols: u64| alloc(chunk * cols * 2);
         let pairs = chunk * self.top_k;
-        let routing = 5 * alloc(pairs * 4) + alloc((self.experts + 1) * 4) + alloc(8) + alloc(16);
+        let routing = |tokens: u64| {
+            5 * alloc(tokens * self.top_k * 4) + alloc((self.experts + 1) * 4) + alloc(8) + alloc(16)
+        };
+        let guess = alloc(16 * self.hidden * 4)
+            + alloc(16 * self.hidden * 2)
+            + alloc(16 * self.experts * 4)
+            + routing(16);
         2 * f32s(self.hidden) // hidden, last
             + 2 * bf16s(self.hidden) // normed, update
             + 2 * bf16s(self.q_rank)
@@ -123,7 +129,8 @@ impl Naive {
             + f32s(self.experts)
             + alloc(pairs * self.hidden * 2)
             + f32s(self.vocab)
-            + (self.layers - 1) * routing
+            + (self.layers - 1) * routing(chunk)
+            + guess
             + alloc(8) // guard
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use abruzzi::DeviceChoice;
+use abruzzi::experts::policy::CachePolicy;
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -64,6 +65,18 @@ pub struct ModelArgs {
     /// Worker threads; 0 takes one per core.
     #[arg(short, long, env = "ABRUZZI_THREADS", default_value_t = 0)]
     pub threads: usize,
+    /// GPU memory to use, for everything [default: what is free]
+    #[arg(long, env = "ABRUZZI_VRAM_BUDGET", value_parser = units::bytes, value_name = "BYTES")]
+    pub vram_budget: Option<u64>,
+    /// Host memory for experts; the others are read from the checkpoint when needed [default: all, if they fit]
+    #[arg(long, env = "ABRUZZI_HOST_BUDGET", value_parser = units::bytes, value_name = "BYTES")]
+    pub host_budget: Option<u64>,
+    /// Which experts stay where not all fit: reuse, lru, lfru, s3-fifo or static.
+    #[arg(long, env = "ABRUZZI_CACHE_POLICY", default_value_t, value_name = "POLICY")]
+    pub cache_policy: CachePolicy,
+    /// Leave experts that are not on the GPU to the link alone; the CPU computes none of them.
+    #[arg(long, env = "ABRUZZI_NO_CPU_EXPERTS", value_parser = FalseyValueParser::new())]
+    pub no_cpu_experts: bool,
 }
 
 fn device(text: &str) -> Result<DeviceChoice, String> {

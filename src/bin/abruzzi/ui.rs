@@ -34,9 +34,18 @@ pub fn load(args: &ModelArgs, cancel: &CancelToken) -> anyhow::Result<Engine> {
     let path = model_path(args.model.as_deref())?;
     let bar = progress_bar();
     let shown = bar.clone();
-    let loaded = Engine::builder(&path)
+    let mut builder = Engine::builder(&path);
+    if let Some(bytes) = args.vram_budget {
+        builder = builder.vram_budget(bytes);
+    }
+    if let Some(bytes) = args.host_budget {
+        builder = builder.host_budget(bytes);
+    }
+    let loaded = builder
         .device(args.device)
         .threads(args.threads)
+        .cache_policy(args.cache_policy)
+        .cpu_share(!args.no_cpu_experts)
         .cancel(cancel.clone())
         .on_load(move |p| advance(&shown, p))
         .load();

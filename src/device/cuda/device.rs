@@ -112,6 +112,10 @@ impl Device for CudaDevice {
         self.gpu.name().to_owned()
     }
 
+    fn memory_free(&self) -> Result<Option<u64>> {
+        self.gpu.memory_free().map(Some)
+    }
+
     fn supports(&self, attention: &AttentionConfig, moe: &MoeConfig) -> Result<()> {
         mla::check_widths(attention)?;
         route::check_widths(moe)

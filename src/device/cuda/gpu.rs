@@ -116,6 +116,15 @@ impl Gpu {
         })
     }
 
+    /// Bytes of its memory that nobody uses.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn memory_free(&self) -> Result<u64> {
+        self.bind()?;
+        result::mem_get_info().map(|(free, _)| free as u64).map_err(failed("cuMemGetInfo"))
+    }
+
     /// Product name.
     pub fn name(&self) -> &str {
         &self.inner.name

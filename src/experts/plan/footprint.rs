@@ -9,6 +9,7 @@ use crate::checkpoint::region::PART_ALIGN;
 use crate::checkpoint::weights::{GatedMlp, MatrixSpec, Mlp, Query, Weights, expert_spec};
 use crate::config::ModelConfig;
 use crate::device::KV_PAGE;
+use crate::experts::residency::ONE_BY_ONE;
 use crate::quant::Format;
 
 /// Where the driver begins an allocation, in bytes.
@@ -202,10 +203,17 @@ impl<'a> Footprint<'a> {
         let (c, a, moe) = (self.config, &self.config.attention, &self.config.moe);
         let working = |cols| tensor(chunk, cols, 2);
         let full = |cols| tensor(chunk, cols, 4);
-        let pairs = chunk * moe.top_k;
         // ids, weights, the sorted pairs, their tokens, positions; offsets; the fault; its progress.
-        let routing =
-            5 * elements(pairs, 4) + elements(moe.num_experts + 1, 4) + allocation(8) + allocation(16);
+        let routing = |tokens: usize| {
+            5 * elements(tokens * moe.top_k, 4)
+                + elements(moe.num_experts + 1, 4)
+                + allocation(8)
+                + allocation(16)
+        };
+        let guess = tensor(ONE_BY_ONE, c.hidden_size, 4)
+            + tensor(ONE_BY_ONE, c.hidden_size, 2)
+            + tensor(ONE_BY_ONE, moe.num_experts, 4)
+            + routing(ONE_BY_ONE);
         let latent = working(a.q_lora_rank.unwrap_or(1));
         2 * full(c.hidden_size)
             + 2 * working(c.hidden_size)
@@ -214,9 +222,10 @@ impl<'a> Footprint<'a> {
             + working(a.cached_dim())
             + working(a.num_heads * a.v_head_dim)
             + full(moe.num_experts)
-            + tensor(pairs, c.hidden_size, 2)
+            + tensor(chunk * moe.top_k, c.hidden_size, 2)
             + full(c.vocab_size)
-            + routing * self.records.len() as u64
+            + routing(chunk) * self.records.len() as u64
+            + guess
             + allocation(8)
     }
 
