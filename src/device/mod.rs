@@ -205,6 +205,9 @@ pub trait Device: Send + Sync + 'static {
     /// Whether the device has passed the fence. Does not wait.
     fn passed(&self, fence: &Self::Fence) -> Result<bool>;
 
+    /// Seconds from one fence to a later one of the same kind (of copies, or of computing), both passed.
+    fn seconds_between(&self, earlier: &Self::Fence, later: &Self::Fence) -> Result<f64>;
+
     /// Waits until the device has passed the fence.
     fn wait(&self, fence: &Self::Fence) -> Result<()>;
 

@@ -404,7 +404,7 @@ impl<D: Device> Residency<D> {
         for &expert in experts {
             let id = ExpertId::new(call.layer, expert);
             if let Some((at, fence)) = on.ahead.take(id) {
-                on.order(device, fence)?;
+                device.after(&fence)?;
                 on.came(id, at)?;
                 stats.over_link += 1;
                 arrived.push((expert as u32, at));
@@ -508,10 +508,13 @@ fn begin_copy<D: Device>(
     record: HostRecord,
     id: ExpertId,
     at: SlotAt,
-) -> Result<D::Fence> {
+) -> Result<Arc<D::Fence>> {
+    let bytes = record.as_ref().len() as u64;
     let begun = match faults.strikes(Point::Copy) {
         true => Err(id.error(Tier::Device, Some(at.slot), "the copy failed")),
-        false => device.fill(&on.memory, at, Arc::new(record)),
+        false => device
+            .fill(&on.memory, at, Arc::new(record))
+            .and_then(|fence| on.issued_copy(device, fence, bytes)),
     };
     if begun.is_err() {
         on.failed(id);
@@ -541,7 +544,7 @@ fn copy<D: Device>(
     let bytes = record.as_ref().len() as u64;
     let fence = begin_copy(device, faults, on, record, id, at)?;
     on.ahead.book(on.rates.copy_seconds(bytes));
-    if let Err(error) = on.order(device, fence) {
+    if let Err(error) = device.after(&fence) {
         on.failed(id);
         return Err(error);
     }

@@ -263,8 +263,7 @@ impl EngineBuilder {
     }
 
     fn plan_for(&self, config: &ModelConfig, vram: u64, ask: Ask) -> Result<Plan> {
-        let host = self.placement.host_budget.unwrap_or_else(|| memory::detect_host().available);
-        let mut hardware = Hardware::new(vram, host);
+        let mut hardware = Hardware::new(vram, memory::detect_host().available);
         // Experts can always be read from the checkpoint again.
         hardware.nvme = Some(FILE_RATE);
         Plan::new(config, &hardware, &ask)

@@ -66,10 +66,10 @@ pub struct ModelArgs {
     #[arg(short, long, env = "ABRUZZI_THREADS", default_value_t = 0)]
     pub threads: usize,
     /// GPU memory to use, for everything [default: what is free]
-    #[arg(long, env = "ABRUZZI_VRAM_BUDGET", value_parser = units::bytes, value_name = "BYTES")]
+    #[arg(long, alias = "vram", env = "ABRUZZI_VRAM_BUDGET", value_parser = units::bytes, value_name = "BYTES")]
     pub vram_budget: Option<u64>,
     /// Host memory for experts; the others are read from the checkpoint when needed [default: all, if they fit]
-    #[arg(long, env = "ABRUZZI_HOST_BUDGET", value_parser = units::bytes, value_name = "BYTES")]
+    #[arg(long, alias = "host", env = "ABRUZZI_HOST_BUDGET", value_parser = units::bytes, value_name = "BYTES")]
     pub host_budget: Option<u64>,
     /// Which experts stay where not all fit: reuse, lru, lfru, s3-fifo or static.
     #[arg(long, env = "ABRUZZI_CACHE_POLICY", default_value_t, value_name = "POLICY")]

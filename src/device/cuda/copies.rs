@@ -72,8 +72,9 @@ impl Copies {
     fn event(&self) -> Result<sys::CUevent> {
         match locked(&self.events).pop() {
             Some(event) => Ok(event),
-            None => result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-                .map_err(failed("cuEventCreate")),
+            None => {
+                result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("cuEventCreate"))
+            }
         }
     }
 
@@ -165,6 +166,15 @@ impl CudaFence {
             Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
             Err(error) => Err(failed("cuEventQuery")(error)),
         }
+    }
+
+    /// Seconds of the device's clock until `later`; both have been passed.
+    pub(super) fn seconds_until(&self, later: &CudaFence) -> Result<f64> {
+        self.gpu.bind()?;
+        // SAFETY: both are alive, and recorded.
+        let milliseconds = unsafe { result::event::elapsed(self.event, later.event) }
+            .map_err(failed("cuEventElapsedTime"))?;
+        Ok(f64::from(milliseconds) / 1e3)
     }
 
     /// Waits until it has been passed.

@@ -166,6 +166,10 @@ impl Device for CudaDevice {
         fence.passed()
     }
 
+    fn seconds_between(&self, earlier: &CudaFence, later: &CudaFence) -> Result<f64> {
+        earlier.seconds_until(later)
+    }
+
     fn wait(&self, fence: &CudaFence) -> Result<()> {
         fence.wait()
     }

@@ -1,5 +1,6 @@
 //! Experts copied before a layer asks for them, on idle link time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -36,7 +37,7 @@ pub(super) struct Ahead<D: Device> {
 
 struct Coming<D: Device> {
     at: SlotAt,
-    fence: D::Fence,
+    fence: Arc<D::Fence>,
     due: Instant,
 }
 
@@ -81,12 +82,12 @@ impl<D: Device> Ahead<D> {
     }
 
     /// An expert on its way is wanted: whoever takes it orders computing behind the copy.
-    pub(super) fn take(&mut self, id: ExpertId) -> Option<(SlotAt, D::Fence)> {
+    pub(super) fn take(&mut self, id: ExpertId) -> Option<(SlotAt, Arc<D::Fence>)> {
         self.coming.remove(&id).map(|c| (c.at, c.fence))
     }
 
     /// Those whose copies are done.
-    fn landed(&mut self, device: &D) -> Result<Vec<(ExpertId, SlotAt, D::Fence)>> {
+    fn landed(&mut self, device: &D) -> Result<Vec<(ExpertId, SlotAt, Arc<D::Fence>)>> {
         let mut done = Vec::new();
         for (&id, coming) in &self.coming {
             if device.passed(&coming.fence)? {
@@ -113,7 +114,7 @@ impl<D: Device> OnDevice<D> {
     /// Copies that are done become residents.
     pub(super) fn land(&mut self, device: &D) -> Result<()> {
         for (id, at, fence) in self.ahead.landed(device)? {
-            self.order(device, fence)?;
+            device.after(&fence)?;
             self.came(id, at)?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Slots of the device, what is in them and who reads them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::super::ExpertId;
 use super::super::cache::{Cache, Reserved};
@@ -21,7 +22,9 @@ pub(super) struct OnDevice<D: Device> {
     /// Experts of the model.
     all: usize,
     /// Copies that may still be reading host memory, oldest first.
-    copying: VecDeque<D::Fence>,
+    copying: VecDeque<Copying<D>>,
+    /// The last copy that is over, to measure the next by.
+    copied: Option<Arc<D::Fence>>,
     /// Leases of the layer at work.
     leases: Vec<Lease>,
     /// Leases of layers that were issued, with the fence behind them, oldest first.
@@ -30,6 +33,14 @@ pub(super) struct OnDevice<D: Device> {
     pub(super) ahead: Ahead<D>,
     /// Why nothing can be computed any more: the device failed while it was reading slots.
     broken: Option<String>,
+}
+
+/// A copy that was issued.
+struct Copying<D: Device> {
+    fence: Arc<D::Fence>,
+    bytes: u64,
+    /// The link was busy with the copy before when this one was issued, so their fences are one copy apart.
+    behind_another: bool,
 }
 
 /// What a layer's table on the device says, or will as soon as it is used.
@@ -59,6 +70,7 @@ impl<D: Device> OnDevice<D> {
             tables,
             all,
             copying: VecDeque::new(),
+            copied: None,
             leases: Vec::new(),
             issued: VecDeque::new(),
             rates,
@@ -217,19 +229,27 @@ impl<D: Device> OnDevice<D> {
     pub(super) fn limit_copies(&mut self, device: &D, most: usize) -> Result<()> {
         while let Some(oldest) = self.copying.front() {
             if self.copying.len() > most {
-                device.wait(oldest)?;
-            } else if !device.passed(oldest)? {
+                device.wait(&oldest.fence)?;
+            } else if !device.passed(&oldest.fence)? {
                 break;
             }
-            self.copying.pop_front();
+            let Some(Copying { fence, bytes, behind_another }) = self.copying.pop_front() else { break };
+            if let Some(before) = self.copied.as_ref().filter(|_| behind_another) {
+                self.rates.observe_copy(bytes, device.seconds_between(before, &fence)?);
+            }
+            self.copied = Some(fence);
         }
         Ok(())
     }
 
-    /// A copy has begun: computing waits for it.
-    pub(super) fn order(&mut self, device: &D, copy: D::Fence) -> Result<()> {
-        device.after(&copy)?;
-        self.copying.push_back(copy);
-        Ok(())
+    /// A copy of so many bytes was issued, behind all others.
+    pub(super) fn issued_copy(&mut self, device: &D, fence: D::Fence, bytes: u64) -> Result<Arc<D::Fence>> {
+        let behind_another = match self.copying.back() {
+            Some(last) => !device.passed(&last.fence)?,
+            None => false,
+        };
+        let fence = Arc::new(fence);
+        self.copying.push_back(Copying { fence: fence.clone(), bytes, behind_another });
+        Ok(fence)
     }
 }
