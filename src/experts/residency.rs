@@ -5,6 +5,7 @@
 //! given away only when the host has seen that its last reader is through.
 
 mod on_device;
+mod resize;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,7 @@ use crate::device::{Device, Pass, Routing, Shape, SlotAt};
 use crate::error::{Result, Tier};
 
 use on_device::OnDevice;
+pub use resize::{Lent, SlotUse};
 
 /// All routed experts of a model, and the device that computes them.
 pub struct Residency<D: Device> {
@@ -50,6 +52,10 @@ pub struct Placement {
     pub policy: CachePolicy,
     /// Whether the CPU computes a share of the experts that are not on the device.
     pub cpu_share: bool,
+    /// Bytes that the key/value cache of a sequence may allocate on a device with slots; beyond, as where memory has run out,
+    /// it takes slots.
+    #[doc(hidden)]
+    pub kv_limit: Option<u64>,
     /// What the machine is believed to do until it has been seen.
     pub rates: Rates,
     /// Faults on purpose.
@@ -62,7 +68,15 @@ impl Default for Placement {
         // PCIe 5.0 x16 as measured by others, half of what twelve channels of DDR5 deliver, an H100's memory.
         let rates = Rates::new(55e9, 200e9, 400e9, 2700e9, 10e-6);
         let policy = CachePolicy::default();
-        Placement { slots: None, host_budget: None, policy, cpu_share: true, rates, faults: Faults::none() }
+        Placement {
+            slots: None,
+            host_budget: None,
+            policy,
+            cpu_share: true,
+            kv_limit: None,
+            rates,
+            faults: Faults::none(),
+        }
     }
 }
 
