@@ -307,6 +307,13 @@ fn a_slot_filled_again_is_stale_for_who_still_looks_there() {
                 batch.run(device, &slots, Pass::Only(&[(1, moved), (3, at(3))]));
                 check(&batch, &|expert| expert == 1);
                 assert_eq!(device.stale(&slots).unwrap(), Some((LAYER, 3, at(3).slot)));
+
+                // Emptied slots, which now serve something else, are as stale.
+                device.empty(&slots, &[at(3).slot, at(2).slot]).unwrap();
+                device.blank_pairs(&batch.routing, &mut batch.pairs).unwrap();
+                batch.run(device, &slots, Pass::Residents);
+                check(&batch, &|expert| expert != 2 && expert != 3);
+                assert_eq!(device.stale(&slots).unwrap(), Some((LAYER, 2, at(2).slot)));
             }
         }
     });

@@ -196,6 +196,13 @@ pub trait Device: Send + Sync + 'static {
     /// the slot, since the last call. Waits for the computing issued so far, once for all layers.
     fn stale(&self, slots: &Self::Slots) -> Result<Option<(usize, usize, u32)>>;
 
+    /// Marks slots as holding nothing, for computing issued from here on: no table finds an expert there, whatever is
+    /// written to their memory. The caller makes sure that nobody reads or fills them any more.
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    fn empty(&self, slots: &Self::Slots, which: &[u32]) -> Result<()>;
+
     /// A fence behind all computing issued so far.
     fn fence(&self) -> Result<Self::Fence>;
 
@@ -236,14 +243,36 @@ pub trait Device: Send + Sync + 'static {
     /// If they are not whole rows that are in use.
     fn write_rows(&self, tensor: &mut Self::Tensor, first: usize, rows: &[f32]) -> Result<()>;
 
-    /// An empty cache for `layers` layers of `dim` elements a token.
-    fn kv_cache(&self, layers: usize, dim: usize) -> Result<Self::KvCache>;
+    /// An empty cache for `layers` layers of `dim` elements a token, which allocates at most `limit` bytes on a device with
+    /// slots.
+    fn kv_cache(&self, layers: usize, dim: usize, limit: Option<u64>) -> Result<Self::KvCache>;
 
     /// Makes room for `tokens` tokens, in pages of [`KV_PAGE`].
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; what the cache held stays.
     fn kv_reserve(&self, cache: &mut Self::KvCache, tokens: usize) -> Result<()>;
+
+    /// Adds the memory of a slot to a cache, as whole pages behind those it has, and returns for how many tokens there is more
+    /// room; 0 if a page is larger than a slot, and the cache then has not taken it. The slot is [empty](Device::empty),
+    /// and nobody fills it until [`Device::kv_release`] returns it.
+    ///
+    /// # Errors
+    /// What the device reports; the cache has not taken the slot then.
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    fn kv_adopt(&self, cache: &mut Self::KvCache, slots: &Self::Slots, slot: u32) -> Result<usize>;
+
+    /// Slots whose memory the cache has.
+    fn kv_adopted(&self, cache: &Self::KvCache) -> usize;
+
+    /// Takes those slots out of a cache that lie wholly beyond its first `tokens` tokens, and whatever they held. The
+    /// caller makes sure that nothing that is under way reads them.
+    ///
+    /// # Errors
+    /// What the device reports; the cache keeps all its slots then.
+    fn kv_release(&self, cache: &mut Self::KvCache, tokens: usize) -> Result<Vec<u32>>;
 
     /// Room for the routing of up to `max_tokens` tokens.
     fn routing(&self, max_tokens: usize, moe: &MoeConfig) -> Result<Self::Routing>;

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod on_device;
+mod resize;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,7 @@ use crate::device::{Device, Pass, Routing, Shape, SlotAt};
 use crate::error::{Result, Tier};
 
 use on_device::OnDevice;
+pub use resize::{Lent, SlotUse};
 
 /// All routed experts of a model, and the device that computes them.
 pub struct Residency<D: Device> {
@@ -54,6 +56,10 @@ pub struct Placement {
     pub cpu_share: bool,
     /// Tokens that a forward pass takes at once.
     pub chunk: usize,
+    /// Bytes that the key/value cache of a sequence may allocate on a device with slots; beyond, as where memory has run out,
+    /// it takes slots.
+    #[doc(hidden)]
+    pub kv_limit: Option<u64>,
     /// What the machine is believed to do until it has been seen.
     pub rates: Rates,
     /// Faults on purpose.
@@ -72,6 +78,7 @@ impl Default for Placement {
             policy,
             cpu_share: true,
             chunk: PREFILL_CHUNK,
+            kv_limit: None,
             rates,
             faults: Faults::none(),
         }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::experts::fault::Faults;
 use crate::experts::plan::{Ask, Hardware, Plan};
 use crate::experts::policy::CachePolicy;
-use crate::experts::residency::{FILE_RATE, Placement};
+use crate::experts::residency::{FILE_RATE, Placement, SlotUse};
 use crate::experts::stats::ExpertStats;
 use crate::model::{Model, Sequence};
 use crate::tokenizer::{ChatTemplate, Message, Tokenizer};
@@ -78,6 +78,8 @@ trait AnyModel: Send + Sync {
     fn placement(&self) -> String;
     fn load_stats(&self) -> LoadStats;
     fn expert_stats(&self) -> ExpertStats;
+    fn slot_use(&self) -> Option<SlotUse>;
+    fn resize_slots(&self, slots: usize) -> Result<usize>;
 }
 
 impl<D: Device> AnyModel for Model<D> {
@@ -99,6 +101,14 @@ impl<D: Device> AnyModel for Model<D> {
 
     fn expert_stats(&self) -> ExpertStats {
         self.residency().stats()
+    }
+
+    fn slot_use(&self) -> Option<SlotUse> {
+        self.residency().slot_use()
+    }
+
+    fn resize_slots(&self, slots: usize) -> Result<usize> {
+        self.residency().resize(self.device(), slots)
     }
 }
 
@@ -219,6 +229,21 @@ impl Engine {
         self.inner.model.expert_stats()
     }
 
+    /// Who has the GPU's slots for experts; `None` for a device without.
+    pub fn slot_use(&self) -> Option<SlotUse> {
+        self.inner.model.slot_use()
+    }
+
+    /// Lets experts have `slots` of the slots that were allocated when the engine was loaded, or as many of these as the
+    /// key/value caches leave them, now and when the caches give some back; returns how many they have now. May be
+    /// called while sessions generate, which waits for the layer at work. What experts lose here they get back by a later call.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a device without slots; what the device reports.
+    pub fn resize_slots(&self, slots: usize) -> Result<usize> {
+        self.inner.model.resize_slots(slots)
+    }
+
     /// Why [`DeviceChoice::Auto`] took the processor in a build that could use a GPU.
     pub fn fallback(&self) -> Option<&str> {
         self.inner.fallback.as_deref()
@@ -291,6 +316,13 @@ impl EngineBuilder {
     /// Whether the CPU computes a share of the experts that are not on the GPU; it does by default.
     pub fn cpu_share(mut self, share: bool) -> Self {
         self.placement.cpu_share = share;
+        self
+    }
+
+    /// Bytes that each session's key/value cache allocates at most before it takes slots of experts, for tests of that.
+    #[doc(hidden)]
+    pub fn kv_limit(mut self, bytes: u64) -> Self {
+        self.placement.kv_limit = Some(bytes);
         self
     }
 

@@ -29,6 +29,7 @@ pub struct Model<D: Device> {
     device: D,
     weights: Weights<D::Matrix, D::Vector>,
     experts: Residency<D>,
+    kv_limit: Option<u64>,
     load: LoadStats,
     /// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size.
     chunk: usize,
@@ -64,7 +65,8 @@ impl<D: Device> Model<D> {
         let experts = Residency::load(checkpoint, &device, &load, placement)?;
         let bytes = loaded.stats.bytes + experts.store_stats().bytes;
         let load = LoadStats { bytes, seconds: begun.elapsed().as_secs_f64() };
-        Ok(Model { config, device, weights, experts, load, chunk: placement.chunk })
+        let (kv_limit, chunk) = (placement.kv_limit, placement.chunk);
+        Ok(Model { config, device, weights, experts, kv_limit, load, chunk })
     }
 
     /// The configuration it runs.
@@ -92,12 +94,14 @@ impl<D: Device> Model<D> {
     /// # Errors
     /// [`Error::OutOfMemory`] if its workspace does not fit.
     pub fn sequence(self: &Arc<Self>) -> Result<Sequence<D>> {
-        let cache = self.device.kv_cache(self.config.num_layers, self.config.attention.cached_dim())?;
+        let (layers, dim) = (self.config.num_layers, self.config.attention.cached_dim());
+        let cache = self.device.kv_cache(layers, dim, self.kv_limit)?;
         Ok(Sequence { work: forward::Workspace::new(self)?, model: self.clone(), cache, len: 0 })
     }
 }
 
-/// One timeline: what the cache holds and how long it is.
+/// One timeline: what the cache holds and how long it is. Where memory runs out the cache grows into slots of experts, which
+/// it returns when it needs them no longer.
 pub struct Sequence<D: Device> {
     model: Arc<Model<D>>,
     cache: D::KvCache,
@@ -119,6 +123,14 @@ impl<D: Device> Sequence<D> {
     /// Forgets everything from token `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+        self.return_slots();
+    }
+
+    /// Gives back the slots that the cache does not need for what it holds.
+    fn return_slots(&mut self) {
+        let Model { device, experts, .. } = &*self.model;
+        // Only a failed device refuses: the cache then keeps the slots, and whoever computes next is told.
+        let _ = experts.return_kv(device, &mut self.cache, self.len);
     }
 
     /// Appends `tokens` and returns their logits, row-major [tokens, vocab]. `cancel` is looked at between layers.
@@ -177,7 +189,7 @@ impl<D: Device> Sequence<D> {
             for (i, chunk) in tokens.chunks(model.chunk).enumerate() {
                 let at = start + i * model.chunk;
                 let last = at + chunk.len() == start + tokens.len();
-                model.device.kv_reserve(&mut self.cache, at + chunk.len())?;
+                model.experts.reserve_kv(&model.device, &mut self.cache, at + chunk.len())?;
                 let rows = match head {
                     Head::All => 0..chunk.len(),
                     Head::Last if last => chunk.len() - 1..chunk.len(),
@@ -190,6 +202,9 @@ impl<D: Device> Sequence<D> {
             }
             Ok(())
         });
+        if result.is_err() {
+            self.return_slots();
+        }
         result?;
         self.len = start + tokens.len();
         Ok(())
@@ -207,5 +222,12 @@ impl<D: Device> Sequence<D> {
     /// can then be compared number by number, though a near-tie between experts falls differently on them.
     pub fn replay_routing(&mut self, layers: Vec<Option<Routing>>) {
         self.work.replay = layers;
+    }
+}
+
+impl<D: Device> Drop for Sequence<D> {
+    fn drop(&mut self) {
+        self.len = 0;
+        self.return_slots();
     }
 }

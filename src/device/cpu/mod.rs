@@ -140,6 +140,10 @@ impl Device for CpuDevice {
     }
 
     // What is issued here is done when the call returns.
+    fn empty(&self, slots: &Infallible, _: &[u32]) -> Result<()> {
+        match *slots {}
+    }
+
     fn fence(&self) -> Result<()> {
         Ok(())
     }
@@ -195,12 +199,24 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn kv_cache(&self, layers: usize, dim: usize) -> Result<CpuKvCache> {
+    fn kv_cache(&self, layers: usize, dim: usize, _: Option<u64>) -> Result<CpuKvCache> {
         Ok(CpuKvCache::new(layers, dim))
     }
 
     fn kv_reserve(&self, cache: &mut CpuKvCache, tokens: usize) -> Result<()> {
         cache.reserve(tokens)
+    }
+
+    fn kv_adopt(&self, _: &mut CpuKvCache, slots: &Infallible, _: u32) -> Result<usize> {
+        match *slots {}
+    }
+
+    fn kv_adopted(&self, _: &CpuKvCache) -> usize {
+        0
+    }
+
+    fn kv_release(&self, _: &mut CpuKvCache, _: usize) -> Result<Vec<u32>> {
+        Ok(Vec::new())
     }
 
     fn routing(&self, _: usize, _: &MoeConfig) -> Result<Routing> {

@@ -154,6 +154,10 @@ impl Device for CudaDevice {
         slots.stale()
     }
 
+    fn empty(&self, slots: &CudaSlots, which: &[u32]) -> Result<()> {
+        slots.empty(which)
+    }
+
     fn fence(&self) -> Result<CudaFence> {
         CudaFence::of_computing(&self.gpu)
     }
@@ -198,12 +202,24 @@ impl Device for CudaDevice {
         tensor.write_rows(&self.gpu, first, rows)
     }
 
-    fn kv_cache(&self, layers: usize, dim: usize) -> Result<CudaKvCache> {
-        CudaKvCache::new(&self.gpu, layers, dim)
+    fn kv_cache(&self, layers: usize, dim: usize, limit: Option<u64>) -> Result<CudaKvCache> {
+        Ok(CudaKvCache::new(&self.gpu, layers, dim)?.limited(limit))
     }
 
     fn kv_reserve(&self, cache: &mut CudaKvCache, tokens: usize) -> Result<()> {
         cache.reserve(tokens)
+    }
+
+    fn kv_adopt(&self, cache: &mut CudaKvCache, slots: &CudaSlots, slot: u32) -> Result<usize> {
+        cache.adopt(slots, slot)
+    }
+
+    fn kv_adopted(&self, cache: &CudaKvCache) -> usize {
+        cache.adopted()
+    }
+
+    fn kv_release(&self, cache: &mut CudaKvCache, tokens: usize) -> Result<Vec<u32>> {
+        cache.release(tokens)
     }
 
     fn routing(&self, max_tokens: usize, moe: &MoeConfig) -> Result<CudaRouting> {

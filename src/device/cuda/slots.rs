@@ -6,7 +6,7 @@
 //! expert that is not there is reported, never computed with other weights.
 
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{result, sys};
 
@@ -25,7 +25,8 @@ use crate::quant::Format;
 /// Slots of all layers and each layer's table of which expert is where.
 pub struct CudaSlots {
     gpu: Gpu,
-    memory: Buffer<u8>,
+    /// Shared with caches that have taken slots.
+    memory: Arc<Buffer<u8>>,
     slot_bytes: usize,
     count: usize,
     experts: usize,
@@ -62,7 +63,7 @@ impl CudaSlots {
         tables.all_mut().fill_bytes(gpu, 0xff)?;
         let slots = CudaSlots {
             gpu: gpu.clone(),
-            memory: gpu.alloc(count * slot_bytes, &format!("slots for {count} experts"))?,
+            memory: Arc::new(gpu.alloc(count * slot_bytes, &format!("slots for {count} experts"))?),
             slot_bytes,
             count,
             experts,
@@ -90,9 +91,10 @@ impl CudaSlots {
     ) -> Result<CudaSlots> {
         let count = records.len();
         let mut slots = CudaSlots::new(gpu, &[Some(layout.clone())], count, count)?;
+        let Some(memory) = Arc::get_mut(&mut slots.memory) else { unreachable!("nobody else has it yet") };
         for (expert, record) in records.enumerate() {
             let at = expert * layout.size();
-            slots.memory.slice_mut(at..at + layout.size()).write(gpu, record)?;
+            memory.slice_mut(at..at + layout.size()).write(gpu, record)?;
         }
         slots.generations.all_mut().write(gpu, &vec![FIRST_GENERATION; count])?;
         slots.set_table(&(0..count as u32).collect::<Vec<_>>())?;
@@ -131,14 +133,7 @@ impl CudaSlots {
         self.gpu.bind()?;
         let (copies, stream) = (self.gpu.copies(), self.gpu.copies().stream());
         let to = self.memory.all().address() + (slot * self.slot_bytes) as u64;
-        let mark = |generation: u32| {
-            let at = self.generations.slice(slot..=slot).address();
-            // SAFETY: one word of the generations, which only this stream writes.
-            unsafe { sys::cuMemsetD32Async(at, generation, 1, stream) }
-                .result()
-                .map_err(failed("cuMemsetD32Async"))
-        };
-        mark(0)?;
+        self.mark(slot, 0)?;
         let pinned = locked(&copies.pinned);
         let (start, end) = (record.as_ptr() as usize, record.as_ptr() as usize + record.len());
         if pinned.range(..=start).next_back().is_some_and(|(first, len)| end <= first + len) {
@@ -151,7 +146,39 @@ impl CudaSlots {
             // SAFETY: the slot is that large, and by the caller's word nobody reads it.
             unsafe { locked(&copies.ring).copy(&self.gpu, to, record)? };
         }
-        mark(generation)
+        self.mark(slot, generation)
+    }
+
+    /// Has the stream of copies set a slot's generation. The context is current.
+    fn mark(&self, slot: usize, generation: u32) -> Result<()> {
+        let at = self.generations.slice(slot..=slot).address();
+        // SAFETY: one word of the generations, which only this stream writes.
+        unsafe { sys::cuMemsetD32Async(at, generation, 1, self.gpu.copies().stream()) }
+            .result()
+            .map_err(failed("cuMemsetD32Async"))
+    }
+
+    /// Marks slots as holding nothing; see [`crate::device::Device::empty`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Cuda`].
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    pub fn empty(&self, which: &[u32]) -> Result<()> {
+        self.gpu.bind()?;
+        which.iter().try_for_each(|&slot| self.mark(slot as usize, 0))?;
+        CudaFence::of_copies(&self.gpu, None)?.before_computing()
+    }
+
+    /// A slot's memory, for another use: all slots' memory, and the part of it.
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    pub(super) fn lend(&self, slot: u32) -> (&Arc<Buffer<u8>>, Range<usize>) {
+        let slot = slot as usize;
+        assert!(slot < self.count, "slot {slot} of {}", self.count);
+        (&self.memory, slot * self.slot_bytes..(slot + 1) * self.slot_bytes)
     }
 
     /// Replaces a layer's table, in the order of the computing.

@@ -29,6 +29,12 @@ pub(super) struct OnDevice<D: Device> {
     leases: Vec<Lease>,
     /// Leases of layers that were issued, with the fence behind them, oldest first.
     issued: VecDeque<(D::Fence, Vec<Lease>)>,
+    /// Slots out of use that nobody has.
+    pub(super) idle: Vec<u32>,
+    /// Slots that somebody had and that work under way may still use.
+    pub(super) dropped: Vec<u32>,
+    /// Slots that experts are to have, as far as nobody else has them.
+    pub(super) wanted: u32,
     pub(super) rates: Rates,
     pub(super) ahead: Ahead<D>,
     /// Why nothing can be computed any more: the device failed while it was reading slots.
@@ -64,6 +70,7 @@ impl<D: Device> OnDevice<D> {
         };
         let tables: Vec<Table> = layouts.iter().map(table).collect();
         let all = tables.iter().map(|t| t.places.len()).sum();
+        let wanted = cache.slots();
         OnDevice {
             memory,
             cache,
@@ -73,6 +80,9 @@ impl<D: Device> OnDevice<D> {
             copied: None,
             leases: Vec::new(),
             issued: VecDeque::new(),
+            idle: Vec::new(),
+            dropped: Vec::new(),
+            wanted,
             rates,
             ahead: Ahead::new(),
             broken: None,
@@ -115,6 +125,18 @@ impl<D: Device> OnDevice<D> {
         device.wait(fence)?;
         self.issued.pop_front();
         Ok(true)
+    }
+
+    /// Waits until nothing that was issued reads or fills a slot, and nothing is leased.
+    pub(super) fn quiesce(&mut self, device: &D) -> Result<()> {
+        self.check()?;
+        self.close(device)?;
+        // Where all experts are resident nothing is leased, so the leases' fences do not suffice.
+        device.wait(&device.fence()?)?;
+        self.issued.clear();
+        self.limit_copies(device, 0)?;
+        self.idle.append(&mut self.dropped);
+        Ok(())
     }
 
     /// Ties the leases of the layer at work to a fence behind what was issued.
