@@ -191,6 +191,12 @@ pub trait Device: Send + Sync + 'static {
     /// the slot, since the last call. Waits for the computing issued so far, once for all layers.
     fn stale(&self, slots: &Self::Slots) -> Result<Option<(usize, usize, u32)>>;
 
+    /// The first bytes of what a slot holds. Waits for all copies and computing issued so far.
+    ///
+    /// # Panics
+    /// If there is no such slot, or it is smaller.
+    fn read_slot(&self, slots: &Self::Slots, slot: u32, bytes: usize) -> Result<Vec<u8>>;
+
     /// A fence behind all computing issued so far.
     fn fence(&self) -> Result<Self::Fence>;
 

@@ -17,9 +17,9 @@ use super::policy::CachePolicy;
 use super::schedule::{Busy, Miss, Rates, Target, split};
 use super::stats::ExpertStats;
 use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout};
-use crate::device::cpu::{HostJob, Workers};
-use crate::device::{Device, Pass, Routing, Shape, SlotAt};
-use crate::error::{Result, Tier};
+use crate::device::cpu::{HostJob, JobPanic, Workers};
+use crate::device::{Device, HostBytes, Pass, Routing, Shape, SlotAt};
+use crate::error::{Error, Result, Tier};
 
 use on_device::OnDevice;
 
@@ -52,6 +52,9 @@ pub struct Placement {
     pub cpu_share: bool,
     /// What the machine is believed to do until it has been seen.
     pub rates: Rates,
+    /// Whether everything that was read again or copied to the device is compared with the checksum of its first read. Each
+    /// copy is then waited for and read back. Debug builds do.
+    pub checksums: bool,
     /// Faults on purpose.
     #[doc(hidden)]
     pub faults: Faults,
@@ -62,7 +65,15 @@ impl Default for Placement {
         // PCIe 5.0 x16 as measured by others, half of what twelve channels of DDR5 deliver, an H100's memory.
         let rates = Rates::new(55e9, 200e9, 400e9, 2700e9, 10e-6);
         let policy = CachePolicy::default();
-        Placement { slots: None, host_budget: None, policy, cpu_share: true, rates, faults: Faults::none() }
+        Placement {
+            slots: None,
+            host_budget: None,
+            policy,
+            cpu_share: true,
+            rates,
+            checksums: cfg!(debug_assertions),
+            faults: Faults::none(),
+        }
     }
 }
 
@@ -117,13 +128,18 @@ impl<D: Device> Residency<D> {
         let experts = config.moe.num_experts;
         let all = layouts.iter().flatten().count() * experts;
         let slots = placement.slots.unwrap_or(all).min(all);
+        let record = layouts.iter().flatten().map(RecordLayout::size).max().unwrap_or(0);
+        if placement.faults.strikes(Point::DeviceAlloc) {
+            let (what, needed) = (format!("slots for {slots} experts"), (slots * record) as u64);
+            return Err(Error::OutOfMemory { what, needed, available: 0 });
+        }
         let memory = device.slots(&layouts, experts, slots)?;
         let all_on_device = memory.is_some() && slots == all;
 
-        let record = layouts.iter().flatten().map(RecordLayout::size).max().unwrap_or(0);
         let mut options = StoreOptions::default();
         options.load = load.clone();
         options.faults = placement.faults.clone();
+        options.checksums = placement.checksums;
         options.background = true;
         // Experts that all stay on the device only pass through host memory.
         let budget =
@@ -148,7 +164,7 @@ impl<D: Device> Residency<D> {
 
         let on_device = memory.map(|memory| {
             let cache = Cache::new(slots as u32, policy(slots));
-            OnDevice::new(memory, cache, &layouts, experts, placement.rates)
+            OnDevice::new(memory, cache, &layouts, experts, placement)
         });
         let workers = match device.workers() {
             Some(workers) => workers.clone(),
@@ -171,17 +187,17 @@ impl<D: Device> Residency<D> {
         Ok(residency)
     }
 
-    /// Fills every slot, in order.
+    /// Fills every slot, in order. What the device refuses comes when it is needed.
     fn bring_all(&mut self, device: &D, layouts: &[Option<RecordLayout>], experts: usize) -> Result<()> {
         let layers =
             layouts.iter().enumerate().filter(|(_, layout)| layout.is_some()).map(|(layer, _)| layer);
         let ids = layers.flat_map(|layer| (0..experts).map(move |e| ExpertId::new(layer, e)));
         for id in ids {
             let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-            let Some(on) = &mut state.on_device else { return Ok(()) };
+            let State { on_device: Some(on), stats, .. } = state else { return Ok(()) };
             let Reserved::Slot { at, .. } = on.reserve(id, false) else { continue };
             let at = SlotAt { slot: at.slot, generation: at.generation };
-            copy(device, &self.store, &self.faults, on, id, at)?;
+            copy(device, &self.store, &self.faults, on, id, at, stats)?;
             on.close(device)?;
         }
         Ok(())
@@ -202,6 +218,47 @@ impl<D: Device> Residency<D> {
                 "the slot held something else when the expert was computed; the result was discarded",
             )),
         }
+    }
+
+    /// An error if the device failed earlier.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn usable(&self) -> Result<()> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.on_device.as_ref().map_or(Ok(()), OnDevice::check)
+    }
+
+    /// What a forward pass came to: if its device failed, that cannot be used any more, and the error says so.
+    ///
+    /// # Errors
+    /// That of the pass, or [`Error::DeviceLost`] instead.
+    pub fn outcome(&self, done: Result<()>) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut state.on_device {
+            Some(on) => on.outcome(done, String::new),
+            None => done,
+        }
+    }
+
+    /// Waits for all work and looks at every slot: that tables name it, that nothing leases it and, with checksums, that it holds
+    /// what it should. Returns the number of residents.
+    ///
+    /// # Errors
+    /// [`Error::Expert`] for the first that is not as it should be; what the device reports.
+    #[doc(hidden)]
+    pub fn audit(&self, device: &D) -> Result<usize> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(on) = &mut state.on_device else { return Ok(0) };
+        on.audit(device, &self.store)
+    }
+
+    /// Makes a computed row NaN if that is to go wrong.
+    pub(crate) fn taint(&self, device: &D, pairs: &mut D::Tensor) -> Result<()> {
+        if !self.faults.strikes(Point::NonFinite) {
+            return Ok(());
+        }
+        device.write_rows(pairs, pairs.rows() / 2, &vec![f32::NAN; pairs.cols()])
     }
 
     /// Where experts were found so far.
@@ -257,6 +314,7 @@ impl<D: Device> Residency<D> {
             return self.on_host(device, call.layer, call.pairs, routing, x, &experts, stats);
         };
         on.check()?;
+        let layer = call.layer;
         on.retire(device)?;
         on.publish(device, call.layer)?;
         let done = if on.holds_all() {
@@ -267,7 +325,8 @@ impl<D: Device> Residency<D> {
             self.on_demand(device, on, call, routing, x, stats, meanwhile)
         };
         // Whatever went wrong, what was issued reads its slots.
-        done.and(on.close(device))
+        let done = done.and(on.close(device));
+        on.outcome(done, || format!("in layer {layer}: "))
     }
 
     #[allow(
@@ -374,7 +433,10 @@ impl<D: Device> Residency<D> {
                 stats.evicted += 1;
             }
             let at = SlotAt { slot: at.slot, generation: at.generation };
-            stats.link_bytes += copy(device, &self.store, &self.faults, on, id, at)?;
+            if !copy(device, &self.store, &self.faults, on, id, at, stats)? {
+                left.push(expert);
+                continue;
+            }
             stats.over_link += 1;
             arrived.push((expert as u32, at));
             if arrived.len() == together {
@@ -404,7 +466,9 @@ impl<D: Device> Residency<D> {
             for id in ids() {
                 self.store.request(id);
             }
-            let records = ids().map(|id| self.store.get(id)).collect::<Result<Vec<_>>>()?;
+            // All of them, whatever happens to one: the error of a read that nobody waited for would come up later.
+            let records: Vec<_> = ids().map(|id| self.store.get(id)).collect();
+            let records = records.into_iter().collect::<Result<Vec<_>>>()?;
             let rows: usize = experts.iter().map(|&e| routing.pairs_of(e).len()).sum();
             let mut results = vec![0.0; rows * hidden];
             let mut rest = results.as_mut_slice();
@@ -413,11 +477,19 @@ impl<D: Device> Residency<D> {
                 let of_expert = routing.pairs_of(expert);
                 let (out, later) = rest.split_at_mut(of_expert.len() * hidden);
                 rest = later;
-                let tokens = of_expert.map(|pair| routing.pair(pair).0 as u32).collect();
+                let mut tokens: Vec<_> = of_expert.map(|pair| routing.pair(pair).0 as u32).collect();
+                if self.faults.strikes(Point::Panic) {
+                    // Beyond any batch.
+                    tokens[0] = u32::MAX;
+                }
                 jobs.push(HostJob { mlp: layout.views(record.as_ref()), tokens, out });
             }
-            self.workers.host_experts(x, &mut jobs);
+            let panicked = self.workers.host_experts(x, &mut jobs).err();
             drop(jobs);
+            if let Some(JobPanic { job, message }) = panicked {
+                let problem = format!("the thread that computed it panicked: {message}");
+                return Err(ExpertId::new(layer, experts[job]).error(Tier::Host, None, problem));
+            }
             let mut rest = results.as_slice();
             for &expert in experts {
                 let of_expert = routing.pairs_of(expert);
@@ -431,8 +503,8 @@ impl<D: Device> Residency<D> {
     }
 }
 
-/// Begins to copy a record into the slot reserved for it and orders computing behind the copy; returns its bytes. If that
-/// fails the slot is free again.
+/// Begins to copy a record into the slot reserved for it and orders computing behind the copy. If that fails the slot is
+/// free again; false if only the device refused, so that the expert can be computed where its record is.
 fn copy<D: Device>(
     device: &D,
     store: &HostStore,
@@ -440,24 +512,77 @@ fn copy<D: Device>(
     on: &mut OnDevice<D>,
     id: ExpertId,
     at: SlotAt,
-) -> Result<u64> {
+    stats: &mut ExpertStats,
+) -> Result<bool> {
     // Records being copied stay in host memory; where that is short, room is left for the next.
     let at_a_time = if store.holds_all() { usize::MAX } else { store.stats().slots as usize / 2 };
-    let begun = on.limit_copies(device, at_a_time).and_then(|()| store.get(id)).and_then(|record| {
-        if faults.strikes(Point::Copy) {
-            return Err(id.error(Tier::Device, Some(at.slot), "the copy failed"));
-        }
-        let bytes = record.as_ref().len() as u64;
-        on.order(device, device.fill(&on.memory, at, Arc::new(record))?)?;
-        Ok(bytes)
-    });
-    if begun.is_err() {
+    let record = on.limit_copies(device, at_a_time).and_then(|()| store.get(id));
+    let begun = record.and_then(|record| fill(device, store, faults, on, id, at, Arc::new(record), stats));
+    if !matches!(begun, Ok(true)) {
         on.failed(id);
+        return begun;
     }
-    let bytes = begun?;
     store.demote(id);
     on.came(id, at)?;
-    Ok(bytes)
+    Ok(true)
+}
+
+/// The copy itself. Where checksums are compared it is waited for and, if it brought something else, repeated once.
+#[allow(clippy::too_many_arguments, reason = "one step of copying, on parts of the same state")]
+fn fill<D: Device>(
+    device: &D,
+    store: &HostStore,
+    faults: &Faults,
+    on: &mut OnDevice<D>,
+    id: ExpertId,
+    at: SlotAt,
+    record: HostBytes,
+    stats: &mut ExpertStats,
+) -> Result<bool> {
+    let bytes = (*record).as_ref().len();
+    let refused = || id.error(Tier::Device, Some(at.slot), "the copy failed");
+    let mut repeated = false;
+    loop {
+        let sent = match on.checksums && faults.strikes(Point::Garble) {
+            true => garbled(&record),
+            false => record.clone(),
+        };
+        let begun = match faults.strikes(Point::Copy) {
+            true => Err(refused()),
+            false => device.fill(&on.memory, at, sent),
+        };
+        let copy = match begun {
+            Ok(copy) => copy,
+            Err(error) => {
+                stats.failed_copies += 1;
+                return on.refused(id, at, &error).map(|()| false);
+            }
+        };
+        stats.link_bytes += bytes as u64;
+        if on.checksums {
+            // Nobody knows of the slot yet: it can be filled again.
+            device.wait(&copy)?;
+            let held = device.read_slot(&on.memory, at.slot, bytes)?;
+            if let Err(error) = store.verify(id, &held, Tier::Device, Some(at.slot)) {
+                if repeated {
+                    return Err(error);
+                }
+                stats.repeated_copies += 1;
+                repeated = true;
+                continue;
+            }
+        }
+        on.order(device, copy)?;
+        return Ok(true);
+    }
+}
+
+/// A record with a wrong byte.
+fn garbled(record: &HostBytes) -> HostBytes {
+    let mut bytes = (**record).as_ref().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    Arc::new(bytes)
 }
 
 /// The experts of a layer that have pairs, ascending.

@@ -16,6 +16,10 @@ pub struct ExpertStats {
     pub link_bytes: u64,
     /// Experts that left the device for others.
     pub evicted: u64,
+    /// Copies that the device refused; the CPU computed these experts.
+    pub failed_copies: u64,
+    /// Copies that brought a wrong checksum and were repeated.
+    pub repeated_copies: u64,
 }
 
 impl ExpertStats {

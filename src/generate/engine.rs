@@ -77,6 +77,7 @@ trait AnyModel: Send + Sync {
     fn placement(&self) -> String;
     fn load_stats(&self) -> LoadStats;
     fn expert_stats(&self) -> ExpertStats;
+    fn audit_experts(&self) -> Result<usize>;
 }
 
 impl<D: Device> AnyModel for Model<D> {
@@ -98,6 +99,10 @@ impl<D: Device> AnyModel for Model<D> {
 
     fn expert_stats(&self) -> ExpertStats {
         self.residency().stats()
+    }
+
+    fn audit_experts(&self) -> Result<usize> {
+        self.residency().audit(self.device())
     }
 }
 
@@ -216,6 +221,15 @@ impl Engine {
         self.inner.model.expert_stats()
     }
 
+    /// Waits for all work and looks at everything that the GPU's slots hold; for tests.
+    ///
+    /// # Errors
+    /// [`Error::Expert`] for the first slot that is not as it should be.
+    #[doc(hidden)]
+    pub fn audit_experts(&self) -> Result<usize> {
+        self.inner.model.audit_experts()
+    }
+
     /// Why [`DeviceChoice::Auto`] took the processor in a build that could use a GPU.
     pub fn fallback(&self) -> Option<&str> {
         self.inner.fallback.as_deref()
@@ -262,6 +276,13 @@ impl EngineBuilder {
     /// Whether the CPU computes a share of the experts that are not on the GPU; it does by default.
     pub fn cpu_share(mut self, share: bool) -> Self {
         self.placement.cpu_share = share;
+        self
+    }
+
+    /// Whether experts that are read again or copied to the GPU are compared with the checksum of their first read. Each copy
+    /// is then waited for. Debug builds do, others do not.
+    pub fn checksums(mut self, compare: bool) -> Self {
+        self.placement.checksums = compare;
         self
     }
 

@@ -67,6 +67,13 @@ impl<D: Device> Workspace<D> {
 }
 
 impl<D: Device> Workspace<D> {
+    /// Forgets what a pass that failed has left behind.
+    pub(super) fn clear(&mut self, device: &D) {
+        self.replay.clear();
+        // If this fails the device has, which the next pass will be told.
+        let _ = device.tripped(&mut self.guard);
+    }
+
     /// The routing of the last chunk, by layer; none in dense ones.
     pub(super) fn routing(&self, device: &D) -> Result<Vec<Option<Routing>>> {
         let read = |routing: &Option<D::Routing>| {
@@ -195,6 +202,7 @@ impl<D: Device> Model<D> {
             device.gated_mlp(normed, shared, update)?;
             device.watch(update, site("mlp.shared_experts"), guard)
         })?;
+        self.experts.taint(device, pairs)?;
         device.watch(pairs, site(EXPERTS), guard)?;
         device.combine(pairs, routing, hidden)?;
         match shared {

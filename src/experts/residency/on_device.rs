@@ -4,13 +4,18 @@ use std::collections::VecDeque;
 
 use super::super::ExpertId;
 use super::super::cache::{Cache, Reserved};
+use super::super::fault::{Faults, Point};
+use super::super::host::HostStore;
 use super::super::schedule::{Miss, Rates};
 use super::super::slots::Lease;
 use super::super::stats::ExpertStats;
-use super::{LayerCall, routed};
+use super::{LayerCall, Placement, routed};
 use crate::checkpoint::RecordLayout;
 use crate::device::{Device, Pass, Routing, SlotAt};
 use crate::error::{Error, Result, Tier};
+
+/// Copies in a row that the device may refuse, each of them made up for by the CPU, before that is an error.
+const REFUSALS: u32 = 8;
 
 /// Slots of the device, what is in them and what is on its way.
 pub(super) struct OnDevice<D: Device> {
@@ -26,6 +31,11 @@ pub(super) struct OnDevice<D: Device> {
     /// Leases of layers that were issued, with the fence behind them, oldest first.
     issued: VecDeque<(D::Fence, Vec<Lease>)>,
     pub(super) rates: Rates,
+    /// Whether copies are compared with checksums.
+    pub(super) checksums: bool,
+    faults: Faults,
+    /// Copies in a row that the device refused.
+    refused: u32,
     /// Why nothing can be computed any more: the device failed while it was reading slots.
     broken: Option<String>,
 }
@@ -43,7 +53,7 @@ impl<D: Device> OnDevice<D> {
         cache: Cache,
         layouts: &[Option<RecordLayout>],
         experts: usize,
-        rates: Rates,
+        placement: &Placement,
     ) -> OnDevice<D> {
         let table = |layout: &Option<RecordLayout>| {
             let experts = if layout.is_some() { experts } else { 0 };
@@ -59,7 +69,10 @@ impl<D: Device> OnDevice<D> {
             copying: VecDeque::new(),
             leases: Vec::new(),
             issued: VecDeque::new(),
-            rates,
+            rates: placement.rates,
+            checksums: placement.checksums,
+            faults: placement.faults.clone(),
+            refused: 0,
             broken: None,
         }
     }
@@ -70,6 +83,59 @@ impl<D: Device> OnDevice<D> {
             None => Ok(()),
             Some(reason) => Err(Error::DeviceLost { reason: reason.clone() }),
         }
+    }
+
+    /// What something came to; if the device failed, [`Error::DeviceLost`] now and whatever is asked for later. `place` says
+    /// where that was.
+    pub(super) fn outcome(&mut self, done: Result<()>, place: impl FnOnce() -> String) -> Result<()> {
+        let Err(error @ Error::Cuda { .. }) = done else { return done };
+        self.broken.get_or_insert_with(|| format!("{}{error}", place()));
+        self.check()
+    }
+
+    /// An error of the device if it is to fail.
+    fn struck(&self, call: &'static str) -> Result<()> {
+        match self.faults.strikes(Point::Device) {
+            true => Err(Error::Cuda { call, reason: "a fault on purpose".to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes a copy that the device refused. That may happen; an error if it refuses one after the other.
+    pub(super) fn refused(&mut self, id: ExpertId, at: SlotAt, error: &Error) -> Result<()> {
+        self.refused += 1;
+        if self.refused < REFUSALS {
+            return Ok(());
+        }
+        let problem = format!("{} copies to the device failed in a row, the last with: {error}", self.refused);
+        Err(id.error(Tier::Device, Some(at.slot), problem))
+    }
+
+    /// Waits for all work, then looks at every slot; see [`super::Residency::audit`].
+    pub(super) fn audit(&mut self, device: &D, store: &HostStore) -> Result<usize> {
+        self.check()?;
+        while self.wait_for_leases(device)? {}
+        self.limit_copies(device, 0)?;
+        let mut residents = 0;
+        for (id, at) in self.cache.residents() {
+            let wrong = |problem: String| id.error(Tier::Device, Some(at.slot), problem);
+            let status = self.cache.table().status(at.slot);
+            let leases = status.map_or(0, |status| status.leases);
+            if leases > 0 {
+                return Err(wrong(format!("{leases} leases are left with nothing at work")));
+            }
+            let place = self.tables[id.layer as usize].places[id.expert as usize];
+            if place != Some(SlotAt { slot: at.slot, generation: at.generation }) {
+                return Err(wrong(format!("is there, but the table names {place:?}")));
+            }
+            let bytes = store.layout(id.layer as usize).map_or(0, RecordLayout::size);
+            let held = device.read_slot(&self.memory, at.slot, bytes)?;
+            store.verify(id, &held, Tier::Device, Some(at.slot))?;
+            residents += 1;
+        }
+        let named = self.tables.iter().flat_map(|t| &t.places).flatten().count();
+        debug_assert_eq!(named, residents, "experts that tables name");
+        Ok(residents)
     }
 
     /// Experts of the model.
@@ -108,7 +174,7 @@ impl<D: Device> OnDevice<D> {
             return Ok(());
         }
         let leases = std::mem::take(&mut self.leases);
-        match device.fence() {
+        match self.struck("cuEventRecord").and_then(|()| device.fence()) {
             Ok(fence) => self.issued.push_back((fence, leases)),
             Err(error) => {
                 // Nobody can tell any more whether the slots are being read: they stay leased for good.
@@ -208,6 +274,7 @@ impl<D: Device> OnDevice<D> {
         arrived: &mut Vec<(u32, SlotAt)>,
     ) -> Result<()> {
         if !arrived.is_empty() {
+            self.struck("cuLaunchKernel")?;
             let only = Pass::Only(arrived);
             device.experts(call.x, &self.memory, call.layer, only, call.routing, call.pairs)?;
             arrived.clear();
@@ -231,6 +298,7 @@ impl<D: Device> OnDevice<D> {
     /// A copy has begun: computing waits for it.
     pub(super) fn order(&mut self, device: &D, copy: D::Fence) -> Result<()> {
         device.after(&copy)?;
+        self.refused = 0;
         self.copying.push_back(copy);
         Ok(())
     }
