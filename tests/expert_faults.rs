@@ -1,8 +1,8 @@
 //! Faults on purpose, wherever experts come from: the tokens are the CPU's or there is a named error, after which the engine
 //! goes on or says that it is lost. Nothing hangs.
 //!
-//! Every step of a generation is struck by some kinds of fault in turn, `ABRUZZI_TEST_FULL=1` has every kind strike every
-//! step. `ABRUZZI_STRESS_STEPS` sets the length of the stress.
+//! Every step of a generation is struck, by one kind of fault after the other; `ABRUZZI_TEST_FULL=1` has every kind strike
+//! every step. `ABRUZZI_STRESS_STEPS` sets the length of the stress.
 #![cfg(feature = "cuda")]
 
 mod common;
@@ -135,7 +135,7 @@ enum Outcome {
     NonFinite,
 }
 
-/// A kind of fault: where, how often in a row, what must come of all that, and what of fewer.
+/// A kind of fault: where, how often in a row, and what must come of it if all strike.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     point: Point,
@@ -164,6 +164,10 @@ const KINDS: [Kind; 12] = [
 ];
 
 impl Kind {
+    fn name(&self) -> String {
+        format!("{:?} x{}", self.point, self.count)
+    }
+
     /// Whether what came of `struck` faults is what must come of them.
     fn check(&self, result: &Result<(), Error>, struck: u64) {
         let recovery_is_right = match self.point {
@@ -201,77 +205,65 @@ impl Counts {
     }
 }
 
-/// Strikes steps of one generation, `kinds_a_step` kinds each, in turn.
-fn strike_every_step(device: DeviceChoice, cpu_share: bool, kinds: &[Kind], kinds_a_step: usize) {
+/// Strikes every step of a generation, each by another kind in turn; so often that in a full test every kind has struck every
+/// step.
+fn strike_every_step(device: DeviceChoice, cpu_share: bool, kinds: &[Kind]) {
     let of = format!("{device:?}, CPU share {cpu_share}");
     let watchdog = Watchdog::new("a fault at every step");
     let faults = Faults::armed();
     let engine = short(device, cpu_share, &faults).load().unwrap();
     let mut struck_session = session(&engine);
-    let mut another = session(&engine);
     let mut counts = Counts::default();
-    let mut turn = 0;
-    for step in 0..STEPS {
-        for nth in 0..kinds_a_step.min(kinds.len()) {
-            if nth > 0 {
-                // What the step needs is everywhere from the time before: something else takes its place.
-                generate(&mut another, 0, &"another").unwrap();
-                watchdog.beat();
+    let rounds = if full() { kinds.len() } else { 1 };
+    for turn in 0..rounds * STEPS {
+        let (round, step) = (turn / STEPS, turn % STEPS);
+        let kind = &kinds[(round + step) % kinds.len()];
+        // Early and late in the pass, in one layer and another.
+        let after = (turn / kinds.len() % 4) as u64;
+        let before = faults.struck();
+        faults.arm(kind.point, after, kind.count);
+        let result = generate(&mut struck_session, step, kind);
+        faults.arm(kind.point, 0, 0);
+        watchdog.beat();
+        let struck = faults.struck() - before;
+        if struck == 0 {
+            result.unwrap_or_else(|error| panic!("{kind:?} at step {step}, not struck: {error}"));
+            continue;
+        }
+        kind.check(&result, struck);
+        counts.note(kind.name(), &result);
+        if result.is_err() {
+            // The session goes on from where it was, and so does a new one now and then.
+            generate(&mut struck_session, step, kind).unwrap();
+            if turn.is_multiple_of(4) {
+                generate(&mut session(&engine), 0, kind).unwrap();
             }
-            let kind = &kinds[turn % kinds.len()];
-            // Early and late in the pass, in one layer and another.
-            let after = (turn / kinds.len() % 4) as u64;
-            turn += 1;
-            let before = faults.struck();
-            faults.arm(kind.point, after, kind.count);
-            let result = generate(&mut struck_session, step, kind);
-            faults.arm(kind.point, 0, 0);
             watchdog.beat();
-            let struck = faults.struck() - before;
-            if struck == 0 {
-                result.unwrap_or_else(|error| panic!("{kind:?} at step {step}, not struck: {error}"));
-                continue;
-            }
-            kind.check(&result, struck);
-            counts.note(format!("{:?} x{}", kind.point, kind.count), &result);
-            if result.is_err() {
-                // The session goes on from where it was, and so does a new one now and then.
-                generate(&mut struck_session, step, kind).unwrap();
-                if turn % 4 == 0 {
-                    generate(&mut session(&engine), 0, kind).unwrap();
-                }
-                watchdog.beat();
-            }
         }
     }
     counts.print(&of);
     engine.audit_experts().unwrap();
     for kind in kinds {
-        let name = format!("{:?} x{}", kind.point, kind.count);
-        assert!(counts.0.contains_key(&name), "{of}: {name} never struck");
+        assert!(counts.0.contains_key(&kind.name()), "{of}: {} never struck", kind.name());
     }
-}
-
-fn kinds_a_step() -> usize {
-    if full() { KINDS.len() } else { 1 }
 }
 
 #[test]
 fn every_step_is_struck_with_a_share_for_the_cpu() {
-    strike_every_step(DeviceChoice::Cuda(0), true, &KINDS, kinds_a_step());
+    strike_every_step(DeviceChoice::Cuda(0), true, &KINDS);
 }
 
 #[test]
 fn every_step_is_struck_with_everything_over_the_link() {
     let kinds: Vec<Kind> = KINDS.into_iter().filter(|kind| kind.point != Point::Panic).collect();
-    strike_every_step(DeviceChoice::Cuda(0), false, &kinds, kinds_a_step());
+    strike_every_step(DeviceChoice::Cuda(0), false, &kinds);
 }
 
 #[test]
 fn every_step_is_struck_on_the_cpu() {
     let of_device = [Point::Copy, Point::Garble];
     let kinds: Vec<Kind> = KINDS.into_iter().filter(|kind| !of_device.contains(&kind.point)).collect();
-    strike_every_step(DeviceChoice::Cpu, true, &kinds, kinds_a_step());
+    strike_every_step(DeviceChoice::Cpu, true, &kinds);
 }
 
 #[test]
@@ -362,7 +354,8 @@ fn stress_of_several_sessions() {
     ];
     let steps: u64 =
         std::env::var("ABRUZZI_STRESS_STEPS").map_or(48, |n| n.parse().expect("ABRUZZI_STRESS_STEPS"));
-    let seed: u64 = std::env::var("ABRUZZI_STRESS_SEED").map_or(1, |n| n.parse().expect("ABRUZZI_STRESS_SEED"));
+    let seed: u64 =
+        std::env::var("ABRUZZI_STRESS_SEED").map_or(1, |n| n.parse().expect("ABRUZZI_STRESS_SEED"));
     let watchdog = Watchdog::new("stress");
     for cpu_share in [true, false] {
         let faults = Faults::seeded_among(seed, 0.01, &AMONG);
@@ -406,7 +399,11 @@ fn stress_of_several_sessions() {
         });
         let residents = engine.audit_experts().unwrap();
         counts.into_inner().unwrap().print(&format!("stress, CPU share {cpu_share}"));
-        eprintln!("{} faults struck; {residents} residents sound; {:?}", faults.struck(), engine.expert_stats());
+        eprintln!(
+            "{} faults struck; {residents} residents sound; {:?}",
+            faults.struck(),
+            engine.expert_stats()
+        );
         assert!(faults.struck() > 0);
     }
 }

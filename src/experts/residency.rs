@@ -236,7 +236,7 @@ impl<D: Device> Residency<D> {
     pub fn outcome(&self, done: Result<()>) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut state.on_device {
-            Some(on) => on.outcome(done, String::new),
+            Some(on) => on.outcome(done, None),
             None => done,
         }
     }
@@ -326,7 +326,7 @@ impl<D: Device> Residency<D> {
         };
         // Whatever went wrong, what was issued reads its slots.
         let done = done.and(on.close(device));
-        on.outcome(done, || format!("in layer {layer}: "))
+        on.outcome(done, Some(layer))
     }
 
     #[allow(

@@ -85,11 +85,17 @@ impl<D: Device> OnDevice<D> {
         }
     }
 
-    /// What something came to; if the device failed, [`Error::DeviceLost`] now and whatever is asked for later. `place` says
-    /// where that was.
-    pub(super) fn outcome(&mut self, done: Result<()>, place: impl FnOnce() -> String) -> Result<()> {
+    /// What something came to, in a layer or elsewhere; if the device failed, [`Error::DeviceLost`] now and whatever is asked
+    /// for later.
+    pub(super) fn outcome(&mut self, done: Result<()>, layer: Option<usize>) -> Result<()> {
         let Err(error @ Error::Cuda { .. }) = done else { return done };
-        self.broken.get_or_insert_with(|| format!("{}{error}", place()));
+        match layer {
+            // What failed first, or the layer would not have been begun.
+            Some(layer) => self.broken = Some(format!("in layer {layer}: {error}")),
+            None => {
+                self.broken.get_or_insert_with(|| error.to_string());
+            }
+        }
         self.check()
     }
 
@@ -107,7 +113,8 @@ impl<D: Device> OnDevice<D> {
         if self.refused < REFUSALS {
             return Ok(());
         }
-        let problem = format!("{} copies to the device failed in a row, the last with: {error}", self.refused);
+        let problem =
+            format!("{} copies to the device failed in a row, the last with: {error}", self.refused);
         Err(id.error(Tier::Device, Some(at.slot), problem))
     }
 
