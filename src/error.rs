@@ -144,7 +144,7 @@ pub enum Error {
 
     /// The device failed while it was at work, and nothing on it can be trusted any more. What was generated before it
     /// stands; load the engine again.
-    #[error("the device failed earlier and cannot be used any more: {reason}; load the model again")]
+    #[error("the device failed and cannot be used any more: {reason}; load the model again")]
     DeviceLost {
         /// How it failed.
         reason: String,

@@ -203,6 +203,12 @@ pub trait Device: Send + Sync + 'static {
     /// If there is no such slot.
     fn empty(&self, slots: &Self::Slots, which: &[u32]) -> Result<()>;
 
+    /// The first bytes of what a slot holds. Waits for all copies and computing issued so far.
+    ///
+    /// # Panics
+    /// If there is no such slot, or it is smaller.
+    fn read_slot(&self, slots: &Self::Slots, slot: u32, bytes: usize) -> Result<Vec<u8>>;
+
     /// A fence behind all computing issued so far.
     fn fence(&self) -> Result<Self::Fence>;
 

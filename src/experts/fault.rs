@@ -17,27 +17,33 @@ pub enum Point {
     HostAlloc,
     /// A copy to the device fails.
     Copy,
+    /// A copy to the device brings a wrong byte; only where checksums would tell.
+    Garble,
     /// The device refuses memory.
     DeviceAlloc,
     /// The device reports an error.
     Device,
     /// A thread working for the store ends.
     Worker,
+    /// A thread that computes an expert panics.
+    Panic,
     /// A computation on the device gives a NaN.
     NonFinite,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 9] = [
+    pub const ALL: [Point; 11] = [
         Point::Read,
         Point::ShortRead,
         Point::Corrupt,
         Point::HostAlloc,
         Point::Copy,
+        Point::Garble,
         Point::DeviceAlloc,
         Point::Device,
         Point::Worker,
+        Point::Panic,
         Point::NonFinite,
     ];
 }
@@ -58,8 +64,17 @@ struct Inner {
 enum Plan {
     /// The questions `first .. first + count` about one point.
     Window { point: Point, first: u64, count: u64 },
-    /// Each question with a probability, which a seed decides.
-    Random { seed: u64, rate: f64 },
+    /// Each question about one of the points (a bit each) with a probability, which a seed decides.
+    Random { seed: u64, rate: f64, points: u32 },
+    /// By point, the questions that were [armed](Faults::arm).
+    Armed([Armed; Point::ALL.len()]),
+}
+
+/// The questions `first .. first + count`.
+#[derive(Debug, Default)]
+struct Armed {
+    first: AtomicU64,
+    count: AtomicU64,
 }
 
 impl Faults {
@@ -80,7 +95,30 @@ impl Faults {
 
     /// At every point with probability `rate`. The seed decides which times a point is struck, whatever the threads.
     pub fn seeded(seed: u64, rate: f64) -> Faults {
-        Faults::new(Plan::Random { seed, rate })
+        Faults::seeded_among(seed, rate, &Point::ALL)
+    }
+
+    /// [`Faults::seeded`], at these points only.
+    pub fn seeded_among(seed: u64, rate: f64, points: &[Point]) -> Faults {
+        let points = points.iter().fold(0, |bits, &point| bits | 1 << point as u32);
+        Faults::new(Plan::Random { seed, rate, points })
+    }
+
+    /// None until [`Faults::arm`] says so.
+    pub fn armed() -> Faults {
+        Faults::new(Plan::Armed(Default::default()))
+    }
+
+    /// From now on, after `after` more times that go well, `point` goes wrong `count` times in a row. Replaces what was
+    /// armed at the point before. Only for [`Faults::armed`].
+    pub fn arm(&self, point: Point, after: u64, count: u64) {
+        let Some(inner) = &self.0 else { return };
+        let Plan::Armed(armed) = &inner.plan else { return };
+        let armed = &armed[point as usize];
+        armed.count.store(0, Ordering::Relaxed);
+        let asked = inner.asked[point as usize].load(Ordering::Relaxed);
+        armed.first.store(asked + after, Ordering::Relaxed);
+        armed.count.store(count, Ordering::Relaxed);
     }
 
     fn new(plan: Plan) -> Faults {
@@ -91,11 +129,15 @@ impl Faults {
     pub fn strikes(&self, point: Point) -> bool {
         let Some(inner) = &self.0 else { return false };
         let index = inner.asked[point as usize].fetch_add(1, Ordering::Relaxed);
+        let within = |first: u64, count: u64| index >= first && index - first < count;
         let strikes = match inner.plan {
-            Plan::Window { point: at, first, count } => {
-                at == point && index >= first && index - first < count
+            Plan::Window { point: at, first, count } => at == point && within(first, count),
+            Plan::Armed(ref armed) => {
+                let armed = &armed[point as usize];
+                within(armed.first.load(Ordering::Relaxed), armed.count.load(Ordering::Relaxed))
             }
-            Plan::Random { seed, rate } => {
+            Plan::Random { points, .. } if points & 1 << point as u32 == 0 => false,
+            Plan::Random { seed, rate, .. } => {
                 let word = mix(seed ^ mix(point as u64 + 1) ^ mix(index));
                 // The upper 53 bits are what an f64 holds exactly.
                 ((word >> 11) as f64) < rate * (1u64 << 53) as f64
@@ -137,6 +179,21 @@ mod tests {
     }
 
     #[test]
+    fn armed_faults_come_after_the_call_and_end() {
+        let faults = Faults::armed();
+        let next = |n: usize| -> Vec<bool> { (0..n).map(|_| faults.strikes(Point::Copy)).collect() };
+        assert_eq!(next(2), [false; 2]);
+        faults.arm(Point::Copy, 1, 2);
+        assert!(!faults.strikes(Point::Read));
+        assert_eq!(next(4), [false, true, true, false]);
+        faults.arm(Point::Copy, 0, 9);
+        assert_eq!(next(1), [true]);
+        faults.arm(Point::Copy, 0, 0);
+        assert_eq!(next(1), [false]);
+        assert_eq!(faults.struck(), 3);
+    }
+
+    #[test]
     fn seeded_faults_come_at_their_rate_and_repeat() {
         let run = |seed| -> Vec<bool> {
             let faults = Faults::seeded(seed, 0.05);
@@ -146,6 +203,8 @@ mod tests {
         assert_ne!(run(7), run(8));
         let share = run(7).iter().filter(|&&s| s).count() as f64 / 20_000.0;
         assert!((0.04..0.06).contains(&share), "{share}");
+        let among = Faults::seeded_among(7, 1.0, &[Point::Read]);
+        assert!(among.strikes(Point::Read) && !among.strikes(Point::Copy));
         // Points are struck independently.
         let faults = Faults::seeded(7, 0.5);
         let both: Vec<[bool; 2]> =

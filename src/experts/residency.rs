@@ -5,6 +5,7 @@
 //! given away only when the host has seen that its last reader is through.
 
 mod ahead;
+mod copying;
 mod on_device;
 mod resize;
 
@@ -15,15 +16,16 @@ use std::time::Instant;
 use super::ExpertId;
 use super::cache::{Cache, Reserved};
 use super::fault::{Faults, Point};
-use super::host::{HostRecord, HostStats, HostStore, StoreOptions};
+use super::host::{HostStats, HostStore, StoreOptions};
 use super::policy::CachePolicy;
 use super::schedule::{Busy, Miss, Rates, Target, split};
 use super::stats::ExpertStats;
 use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout};
-use crate::device::cpu::{HostJob, Workers};
+use crate::device::cpu::{HostJob, JobPanic, Workers};
 use crate::device::{Device, Pass, Routing, Shape, SlotAt};
-use crate::error::{Result, Tier};
+use crate::error::{Error, Result, Tier};
 
+use copying::{copy, evicted};
 use on_device::OnDevice;
 pub use resize::{Lent, SlotUse};
 
@@ -62,6 +64,9 @@ pub struct Placement {
     pub kv_limit: Option<u64>,
     /// What the machine is believed to do until it has been seen.
     pub rates: Rates,
+    /// Whether everything that was read again or copied to the device is compared with the checksum of its first read. Each
+    /// copy is then waited for and read back. Debug builds do.
+    pub checksums: bool,
     /// Faults on purpose.
     #[doc(hidden)]
     pub faults: Faults,
@@ -80,6 +85,7 @@ impl Default for Placement {
             chunk: PREFILL_CHUNK,
             kv_limit: None,
             rates,
+            checksums: cfg!(debug_assertions),
             faults: Faults::none(),
         }
     }
@@ -140,13 +146,18 @@ impl<D: Device> Residency<D> {
         let experts = config.moe.num_experts;
         let all = layouts.iter().flatten().count() * experts;
         let slots = placement.slots.unwrap_or(all).min(all);
+        let record = layouts.iter().flatten().map(RecordLayout::size).max().unwrap_or(0);
+        if placement.faults.strikes(Point::DeviceAlloc) {
+            let (what, needed) = (format!("slots for {slots} experts"), (slots * record) as u64);
+            return Err(Error::OutOfMemory { what, needed, available: 0 });
+        }
         let memory = device.slots(&layouts, experts, slots)?;
         let all_on_device = memory.is_some() && slots == all;
 
-        let record = layouts.iter().flatten().map(RecordLayout::size).max().unwrap_or(0);
         let mut options = StoreOptions::default();
         options.load = load.clone();
         options.faults = placement.faults.clone();
+        options.checksums = placement.checksums;
         options.background = true;
         // Experts that all stay on the device only pass through host memory.
         let budget =
@@ -171,7 +182,7 @@ impl<D: Device> Residency<D> {
 
         let on_device = memory.map(|memory| {
             let cache = Cache::new(slots as u32, policy(slots));
-            OnDevice::new(memory, cache, &layouts, experts, placement.rates)
+            OnDevice::new(memory, cache, &layouts, experts, placement)
         });
         let workers = match device.workers() {
             Some(workers) => workers.clone(),
@@ -194,17 +205,17 @@ impl<D: Device> Residency<D> {
         Ok(residency)
     }
 
-    /// Fills every slot, in order.
+    /// Fills every slot, in order. What the device refuses comes when it is needed.
     fn bring_all(&mut self, device: &D, layouts: &[Option<RecordLayout>], experts: usize) -> Result<()> {
         let layers =
             layouts.iter().enumerate().filter(|(_, layout)| layout.is_some()).map(|(layer, _)| layer);
         let ids = layers.flat_map(|layer| (0..experts).map(move |e| ExpertId::new(layer, e)));
         for id in ids {
             let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-            let Some(on) = &mut state.on_device else { return Ok(()) };
+            let State { on_device: Some(on), stats, .. } = state else { return Ok(()) };
             let Reserved::Slot { at, .. } = on.reserve(id, false) else { continue };
             let at = SlotAt { slot: at.slot, generation: at.generation };
-            copy(device, &self.store, &self.faults, on, id, at)?;
+            copy(device, &self.store, &self.faults, on, id, at, stats)?;
             on.close(device)?;
         }
         Ok(())
@@ -225,6 +236,47 @@ impl<D: Device> Residency<D> {
                 "the slot held something else when the expert was computed; the result was discarded",
             )),
         }
+    }
+
+    /// An error if the device failed earlier.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn usable(&self) -> Result<()> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.on_device.as_ref().map_or(Ok(()), OnDevice::check)
+    }
+
+    /// What a forward pass came to: if its device failed, that cannot be used any more, and the error says so.
+    ///
+    /// # Errors
+    /// That of the pass, or [`Error::DeviceLost`] instead.
+    pub fn outcome(&self, done: Result<()>) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut state.on_device {
+            Some(on) => on.outcome(done, None),
+            None => done,
+        }
+    }
+
+    /// Waits for all work and looks at every slot: that tables name it, that nothing leases it and, with checksums, that it holds
+    /// what it should. Returns the number of residents.
+    ///
+    /// # Errors
+    /// [`Error::Expert`] for the first that is not as it should be; what the device reports.
+    #[doc(hidden)]
+    pub fn audit(&self, device: &D) -> Result<usize> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(on) = &mut state.on_device else { return Ok(0) };
+        on.audit(device, &self.store)
+    }
+
+    /// Makes a computed row NaN if that is to go wrong.
+    pub(crate) fn taint(&self, device: &D, pairs: &mut D::Tensor) -> Result<()> {
+        if !self.faults.strikes(Point::NonFinite) {
+            return Ok(());
+        }
+        device.write_rows(pairs, pairs.rows() / 2, &vec![f32::NAN; pairs.cols()])
     }
 
     /// Where experts were found so far.
@@ -284,6 +336,7 @@ impl<D: Device> Residency<D> {
             return self.on_host(device, call.layer, call.pairs, routing, x, &experts, stats);
         };
         on.check()?;
+        let layer = call.layer;
         on.retire(device)?;
         on.ahead.tick();
         on.land(device)?;
@@ -296,7 +349,8 @@ impl<D: Device> Residency<D> {
             self.on_demand(device, on, call, routing, x, stats, meanwhile)
         };
         // Whatever went wrong, what was issued reads its slots.
-        done.and(on.close(device))
+        let done = done.and(on.close(device));
+        on.outcome(done, Some(layer))
     }
 
     #[allow(
@@ -436,7 +490,10 @@ impl<D: Device> Residency<D> {
             };
             evicted(on, &self.store, stats, old);
             let at = SlotAt { slot: at.slot, generation: at.generation };
-            stats.link_bytes += copy(device, &self.store, &self.faults, on, id, at)?;
+            if !copy(device, &self.store, &self.faults, on, id, at, stats)? {
+                left.push(expert);
+                continue;
+            }
             stats.over_link += 1;
             arrived.push((expert as u32, at));
             if arrived.len() == together {
@@ -466,7 +523,9 @@ impl<D: Device> Residency<D> {
             for id in ids() {
                 self.store.request(id);
             }
-            let records = ids().map(|id| self.store.get(id)).collect::<Result<Vec<_>>>()?;
+            // All of them, whatever happens to one: the error of a read that nobody waited for would come up later.
+            let records: Vec<_> = ids().map(|id| self.store.get(id)).collect();
+            let records = records.into_iter().collect::<Result<Vec<_>>>()?;
             let rows: usize = experts.iter().map(|&e| routing.pairs_of(e).len()).sum();
             let mut results = vec![0.0; rows * hidden];
             let mut rest = results.as_mut_slice();
@@ -475,11 +534,19 @@ impl<D: Device> Residency<D> {
                 let of_expert = routing.pairs_of(expert);
                 let (out, later) = rest.split_at_mut(of_expert.len() * hidden);
                 rest = later;
-                let tokens = of_expert.map(|pair| routing.pair(pair).0 as u32).collect();
+                let mut tokens: Vec<_> = of_expert.map(|pair| routing.pair(pair).0 as u32).collect();
+                if self.faults.strikes(Point::Panic) {
+                    // Beyond any batch.
+                    tokens[0] = u32::MAX;
+                }
                 jobs.push(HostJob { mlp: layout.views(record.as_ref()), tokens, out });
             }
-            self.workers.host_experts(x, &mut jobs);
+            let panicked = self.workers.host_experts(x, &mut jobs).err();
             drop(jobs);
+            if let Some(JobPanic { job, message }) = panicked {
+                let problem = format!("the thread that computed it panicked: {message}");
+                return Err(ExpertId::new(layer, experts[job]).error(Tier::Host, None, problem));
+            }
             let mut rest = results.as_slice();
             for &expert in experts {
                 let of_expert = routing.pairs_of(expert);
@@ -491,73 +558,6 @@ impl<D: Device> Residency<D> {
         }
         Ok(())
     }
-}
-
-/// An expert has left its slot for another.
-fn evicted<D: Device>(
-    on: &mut OnDevice<D>,
-    store: &HostStore,
-    stats: &mut ExpertStats,
-    old: Option<ExpertId>,
-) {
-    if let Some(old) = old {
-        on.gone(old);
-        store.promote(old);
-        stats.evicted += 1;
-    }
-}
-
-/// Begins to copy a record into the slot reserved for it; if that fails the slot is free again.
-fn begin_copy<D: Device>(
-    device: &D,
-    faults: &Faults,
-    on: &mut OnDevice<D>,
-    record: HostRecord,
-    id: ExpertId,
-    at: SlotAt,
-) -> Result<Arc<D::Fence>> {
-    let bytes = record.as_ref().len() as u64;
-    let begun = match faults.strikes(Point::Copy) {
-        true => Err(id.error(Tier::Device, Some(at.slot), "the copy failed")),
-        false => device
-            .fill(&on.memory, at, Arc::new(record))
-            .and_then(|fence| on.issued_copy(device, fence, bytes)),
-    };
-    if begun.is_err() {
-        on.failed(id);
-    }
-    begun
-}
-
-/// Copies a record that is needed now into the slot reserved for it and orders computing behind the copy; returns its
-/// bytes. If that fails the slot is free again.
-fn copy<D: Device>(
-    device: &D,
-    store: &HostStore,
-    faults: &Faults,
-    on: &mut OnDevice<D>,
-    id: ExpertId,
-    at: SlotAt,
-) -> Result<u64> {
-    // Records being copied stay in host memory; where that is short, room is left for the next.
-    let at_a_time = if store.holds_all() { usize::MAX } else { store.stats().slots as usize / 2 };
-    let record = match on.limit_copies(device, at_a_time).and_then(|()| store.get(id)) {
-        Ok(record) => record,
-        Err(error) => {
-            on.failed(id);
-            return Err(error);
-        }
-    };
-    let bytes = record.as_ref().len() as u64;
-    let fence = begin_copy(device, faults, on, record, id, at)?;
-    on.ahead.book(on.rates.copy_seconds(bytes));
-    if let Err(error) = device.after(&fence) {
-        on.failed(id);
-        return Err(error);
-    }
-    store.demote(id);
-    on.came(id, at)?;
-    Ok(bytes)
 }
 
 /// The experts of a layer that have pairs, ascending.

@@ -20,6 +20,10 @@ pub struct ExpertStats {
     pub evicted: u64,
     /// What was copied before it was asked for.
     pub prefetch: PrefetchStats,
+    /// Copies that the device refused; the CPU computed these experts.
+    pub failed_copies: u64,
+    /// Copies that brought a wrong checksum and were repeated.
+    pub repeated_copies: u64,
 }
 
 impl ExpertStats {

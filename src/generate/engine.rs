@@ -80,6 +80,7 @@ trait AnyModel: Send + Sync {
     fn expert_stats(&self) -> ExpertStats;
     fn slot_use(&self) -> Option<SlotUse>;
     fn resize_slots(&self, slots: usize) -> Result<usize>;
+    fn audit_experts(&self) -> Result<usize>;
 }
 
 impl<D: Device> AnyModel for Model<D> {
@@ -109,6 +110,10 @@ impl<D: Device> AnyModel for Model<D> {
 
     fn resize_slots(&self, slots: usize) -> Result<usize> {
         self.residency().resize(self.device(), slots)
+    }
+
+    fn audit_experts(&self) -> Result<usize> {
+        self.residency().audit(self.device())
     }
 }
 
@@ -244,6 +249,15 @@ impl Engine {
         self.inner.model.resize_slots(slots)
     }
 
+    /// Waits for all work and looks at everything that the GPU's slots hold; for tests.
+    ///
+    /// # Errors
+    /// [`Error::Expert`] for the first slot that is not as it should be.
+    #[doc(hidden)]
+    pub fn audit_experts(&self) -> Result<usize> {
+        self.inner.model.audit_experts()
+    }
+
     /// Why [`DeviceChoice::Auto`] took the processor in a build that could use a GPU.
     pub fn fallback(&self) -> Option<&str> {
         self.inner.fallback.as_deref()
@@ -323,6 +337,13 @@ impl EngineBuilder {
     #[doc(hidden)]
     pub fn kv_limit(mut self, bytes: u64) -> Self {
         self.placement.kv_limit = Some(bytes);
+        self
+    }
+
+    /// Whether experts that are read again or copied to the GPU are compared with the checksum of their first read. Each copy
+    /// is then waited for. Debug builds do, others do not.
+    pub fn checksums(mut self, compare: bool) -> Self {
+        self.placement.checksums = compare;
         self
     }
 

@@ -70,6 +70,13 @@ impl<D: Device> Workspace<D> {
 }
 
 impl<D: Device> Workspace<D> {
+    /// Forgets what a pass that failed has left behind.
+    pub(super) fn clear(&mut self, device: &D) {
+        self.replay.clear();
+        // If this fails the device has, which the next pass will be told.
+        let _ = device.tripped(&mut self.guard);
+    }
+
     /// The routing of the last chunk, by layer; none in dense ones.
     pub(super) fn routing(&self, device: &D) -> Result<Vec<Option<Routing>>> {
         let read = |routing: &Option<D::Routing>| {
@@ -204,6 +211,7 @@ impl<D: Device> Model<D> {
             let Some(next) = next else { return Ok(None) };
             guess.make(self, &next, hidden, shared.is_some().then_some(&*update)).map(Some)
         })?;
+        self.experts.taint(device, pairs)?;
         device.watch(pairs, site(EXPERTS), guard)?;
         device.combine(pairs, routing, hidden)?;
         match shared {

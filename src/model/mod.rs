@@ -92,8 +92,9 @@ impl<D: Device> Model<D> {
     /// An empty sequence.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if its workspace does not fit.
+    /// [`Error::OutOfMemory`] if its workspace does not fit; [`Error::DeviceLost`].
     pub fn sequence(self: &Arc<Self>) -> Result<Sequence<D>> {
+        self.experts.usable()?;
         let (layers, dim) = (self.config.num_layers, self.config.attention.cached_dim());
         let cache = self.device.kv_cache(layers, dim, self.kv_limit)?;
         Ok(Sequence { work: forward::Workspace::new(self)?, model: self.clone(), cache, len: 0 })
@@ -136,8 +137,8 @@ impl<D: Device> Sequence<D> {
     /// Appends `tokens` and returns their logits, row-major [tokens, vocab]. `cancel` is looked at between layers.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] naming layer, expert and tensor; [`Error::Cancelled`]; [`Error::OutOfMemory`] for the
-    /// cache; [`Error::Argument`] for no token or one outside the vocabulary.
+    /// [`Error::NonFinite`] naming layer, expert and tensor; [`Error::Expert`]; [`Error::DeviceLost`], once the device has
+    /// failed; [`Error::Cancelled`]; [`Error::OutOfMemory`] for the cache; [`Error::Argument`] for no token or one outside the vocabulary.
     pub fn logits(&mut self, tokens: &[u32], cancel: &AtomicBool) -> Result<Vec<f32>> {
         let (mut all, mut of_chunk) = (Vec::new(), Vec::new());
         self.forward(tokens, Head::All, cancel, |device, logits| {
@@ -185,6 +186,7 @@ impl<D: Device> Sequence<D> {
         }
         let model = self.model.clone();
         let start = self.len;
+        model.experts.usable()?;
         let result = model.device.scope(|| -> Result<()> {
             for (i, chunk) in tokens.chunks(model.chunk).enumerate() {
                 let at = start + i * model.chunk;
@@ -203,9 +205,10 @@ impl<D: Device> Sequence<D> {
             Ok(())
         });
         if result.is_err() {
+            self.work.clear(&model.device);
             self.return_slots();
         }
-        result?;
+        model.experts.outcome(result)?;
         self.len = start + tokens.len();
         Ok(())
     }

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 pub use attention::CpuKvCache;
 pub use simd::Isa;
-pub use workers::{HostJob, Workers};
+pub use workers::{HostJob, JobPanic, Workers};
 
 use super::{
     Device, HostBytes, MlaCall, Pass, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, SlotAt,
@@ -136,6 +136,10 @@ impl Device for CpuDevice {
     }
 
     fn stale(&self, slots: &Infallible) -> Result<Option<(usize, usize, u32)>> {
+        match *slots {}
+    }
+
+    fn read_slot(&self, slots: &Infallible, _: u32, _: usize) -> Result<Vec<u8>> {
         match *slots {}
     }
 

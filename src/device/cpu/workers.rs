@@ -1,5 +1,8 @@
 //! Threads of the processor, and what they compute where records lie: experts.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use rayon::prelude::*;
 
 use super::Isa;
@@ -23,6 +26,23 @@ pub struct HostJob<'a> {
     pub tokens: Vec<u32>,
     /// Their results, [tokens, hidden].
     pub out: &'a mut [f32],
+}
+
+/// A job whose thread panicked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobPanic {
+    /// Its place among the jobs.
+    pub job: usize,
+    /// What the panic said.
+    pub message: String,
+}
+
+impl JobPanic {
+    fn new(job: usize, panic: &(dyn Any + Send)) -> JobPanic {
+        let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
+        let message = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        JobPanic { job, message: message.unwrap_or_else(|| "it gave no reason".to_owned()) }
+    }
 }
 
 impl Workers {
@@ -57,19 +77,28 @@ impl Workers {
     /// out = down·(silu(gate·x) ⊙ (up·x)) of every job, in f32; `x` is whole rows. Waits until all are done. Results do not
     /// depend on the number of threads or on the other jobs.
     ///
-    /// # Panics
-    /// If a job names a row that is not there, or its output is not of the size of its results.
-    pub fn host_experts(&self, x: &[f32], jobs: &mut [HostJob<'_>]) {
-        self.install(|| {
-            jobs.par_iter_mut().for_each(|HostJob { mlp, tokens, out }| {
-                let cols = mlp.gate.layout().cols;
-                let mut gathered = Vec::with_capacity(tokens.len() * cols);
-                for &token in tokens.iter() {
-                    gathered.extend_from_slice(&x[token as usize * cols..][..cols]);
-                }
-                gated(self.isa, &gathered, mlp, out);
+    /// # Errors
+    /// The first job that panicked, as one does that names a row that is not there or whose output is not of the size of its
+    /// results. The other jobs are done all the same.
+    pub fn host_experts(&self, x: &[f32], jobs: &mut [HostJob<'_>]) -> Result<(), JobPanic> {
+        let run = |HostJob { mlp, tokens, out }: &mut HostJob<'_>| {
+            let cols = mlp.gate.layout().cols;
+            let mut gathered = Vec::with_capacity(tokens.len() * cols);
+            for &token in tokens.iter() {
+                gathered.extend_from_slice(&x[token as usize * cols..][..cols]);
+            }
+            gated(self.isa, &gathered, mlp, out);
+        };
+        let first = self.install(|| {
+            let jobs = jobs.par_iter_mut().enumerate();
+            let panics = jobs.filter_map(|(i, job)| {
+                // What a panic can leave half done is the job's output, which nobody looks at then.
+                let panic = catch_unwind(AssertUnwindSafe(|| run(job))).err()?;
+                Some(JobPanic::new(i, &*panic))
             });
+            panics.min_by_key(|panic| panic.job)
         });
+        first.map_or(Ok(()), Err)
     }
 }
 

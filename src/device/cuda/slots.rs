@@ -243,11 +243,13 @@ impl CudaSlots {
         Ok(Some((layer, (words[layer] >> 32) as usize, words[layer] as u32)))
     }
 
-    /// The first bytes of what a slot holds, after all copies and computing issued so far; for tests.
+    /// The first bytes of what a slot holds, after all copies and computing issued so far.
     ///
     /// # Errors
     /// [`crate::Error::Cuda`], also for what failed before.
-    #[doc(hidden)]
+    ///
+    /// # Panics
+    /// If there is no such slot, or it is smaller.
     pub fn record(&self, slot: u32, bytes: usize) -> Result<Vec<u8>> {
         CudaFence::of_copies(&self.gpu, None)?.wait()?;
         let start = slot as usize * self.slot_bytes;

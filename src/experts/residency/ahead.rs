@@ -10,8 +10,8 @@ use super::super::cache::Reserved;
 use super::super::fault::Faults;
 use super::super::host::HostStore;
 use super::super::prefetch::{Destination, Prefetcher, Window};
+use super::copying::{begin_copy, evicted};
 use super::on_device::OnDevice;
-use super::{begin_copy, evicted};
 use crate::device::{Device, Routing, SlotAt};
 use crate::error::Result;
 use crate::experts::stats::ExpertStats;
@@ -62,12 +62,11 @@ impl<D: Device> Ahead<D> {
             if self.layer_seconds > 0.0 { WEIGHT } else { 1.0 } * (seconds - self.layer_seconds);
     }
 
-    /// Notes that the link was given a copy of so many seconds; returns when it should be done.
-    pub(super) fn book(&mut self, seconds: f64) -> Instant {
+    /// Notes that the link was given a copy of so many seconds.
+    pub(super) fn book(&mut self, seconds: f64) {
         let begin = self.link_free.max(Instant::now());
         // A rate that nothing was measured of yet must not overflow a clock.
         self.link_free = begin + Duration::from_secs_f64(seconds.clamp(0.0, 1e6));
-        self.link_free
     }
 
     /// Seconds until the link has done what it was given.
@@ -147,7 +146,7 @@ impl<D: Device> OnDevice<D> {
         };
         // Taken out while it decides, since what it decides about is the rest of `self`.
         let mut prefetcher = std::mem::take(&mut self.ahead.prefetcher);
-        let mut slots = Slots { device, store, faults, on: self, stats, used, bytes };
+        let mut slots = Slots { device, store, faults, on: self, stats, used };
         prefetcher.issue(&guesses, window, &mut slots);
         self.ahead.prefetcher = prefetcher;
         stats.prefetch = self.ahead.prefetcher.stats();
@@ -176,7 +175,6 @@ struct Slots<'a, D: Device> {
     on: &'a mut OnDevice<D>,
     stats: &'a mut ExpertStats,
     used: &'a [ExpertId],
-    bytes: u64,
 }
 
 impl<D: Device> Destination for Slots<'_, D> {
@@ -200,9 +198,13 @@ impl<D: Device> Destination for Slots<'_, D> {
         evicted(self.on, self.store, self.stats, old);
         let at = SlotAt { slot: at.slot, generation: at.generation };
         // A guess that cannot be copied is no error: whoever needs the expert will try again, and say so.
-        let Ok(fence) = begin_copy(self.device, self.faults, self.on, record, id, at) else { return false };
-        self.stats.link_bytes += self.bytes;
-        let due = self.on.ahead.book(self.on.rates.copy_seconds(self.bytes));
+        let (device, store, faults) = (self.device, self.store, self.faults);
+        let record = Arc::new(record);
+        let Ok(Some(fence)) = begin_copy(device, store, faults, self.on, id, at, record, self.stats) else {
+            self.on.failed(id);
+            return false;
+        };
+        let due = self.on.ahead.link_free;
         self.on.ahead.coming.insert(id, Coming { at, fence, due });
         true
     }

@@ -5,14 +5,19 @@ use std::sync::Arc;
 
 use super::super::ExpertId;
 use super::super::cache::{Cache, Reserved};
+use super::super::fault::{Faults, Point};
+use super::super::host::HostStore;
 use super::super::schedule::{Miss, Rates};
 use super::super::slots::Lease;
 use super::super::stats::ExpertStats;
 use super::ahead::Ahead;
-use super::{LayerCall, routed};
+use super::{LayerCall, Placement, routed};
 use crate::checkpoint::RecordLayout;
 use crate::device::{Device, Pass, Routing, SlotAt};
 use crate::error::{Error, Result, Tier};
+
+/// Copies in a row that the device may refuse, each of them made up for by the CPU, before that is an error.
+const REFUSALS: u32 = 8;
 
 /// Slots of the device, what is in them and what is on its way.
 pub(super) struct OnDevice<D: Device> {
@@ -37,6 +42,11 @@ pub(super) struct OnDevice<D: Device> {
     pub(super) wanted: u32,
     pub(super) rates: Rates,
     pub(super) ahead: Ahead<D>,
+    /// Whether copies are compared with checksums.
+    pub(super) checksums: bool,
+    faults: Faults,
+    /// Copies in a row that the device refused.
+    refused: u32,
     /// Why nothing can be computed any more: the device failed while it was reading slots.
     broken: Option<String>,
 }
@@ -62,7 +72,7 @@ impl<D: Device> OnDevice<D> {
         cache: Cache,
         layouts: &[Option<RecordLayout>],
         experts: usize,
-        rates: Rates,
+        placement: &Placement,
     ) -> OnDevice<D> {
         let table = |layout: &Option<RecordLayout>| {
             let experts = if layout.is_some() { experts } else { 0 };
@@ -83,8 +93,11 @@ impl<D: Device> OnDevice<D> {
             idle: Vec::new(),
             dropped: Vec::new(),
             wanted,
-            rates,
+            rates: placement.rates,
             ahead: Ahead::new(),
+            checksums: placement.checksums,
+            faults: placement.faults.clone(),
+            refused: 0,
             broken: None,
         }
     }
@@ -95,6 +108,66 @@ impl<D: Device> OnDevice<D> {
             None => Ok(()),
             Some(reason) => Err(Error::DeviceLost { reason: reason.clone() }),
         }
+    }
+
+    /// What something came to, in a layer or elsewhere; if the device failed, [`Error::DeviceLost`] now and whatever is asked
+    /// for later.
+    pub(super) fn outcome(&mut self, done: Result<()>, layer: Option<usize>) -> Result<()> {
+        let Err(error @ Error::Cuda { .. }) = done else { return done };
+        match layer {
+            // What failed first, or the layer would not have been begun.
+            Some(layer) => self.broken = Some(format!("in layer {layer}: {error}")),
+            None => {
+                self.broken.get_or_insert_with(|| error.to_string());
+            }
+        }
+        self.check()
+    }
+
+    /// An error of the device if it is to fail.
+    fn struck(&self, call: &'static str) -> Result<()> {
+        match self.faults.strikes(Point::Device) {
+            true => Err(Error::Cuda { call, reason: "a fault on purpose".to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes a copy that the device refused. That may happen; an error if it refuses one after the other.
+    pub(super) fn refused(&mut self, id: ExpertId, at: SlotAt, error: &Error) -> Result<()> {
+        self.refused += 1;
+        if self.refused < REFUSALS {
+            return Ok(());
+        }
+        let problem =
+            format!("{} copies to the device failed in a row, the last with: {error}", self.refused);
+        Err(id.error(Tier::Device, Some(at.slot), problem))
+    }
+
+    /// Waits for all work, then looks at every slot; see [`super::Residency::audit`].
+    pub(super) fn audit(&mut self, device: &D, store: &HostStore) -> Result<usize> {
+        self.check()?;
+        while self.wait_for_leases(device)? {}
+        self.limit_copies(device, 0)?;
+        let mut residents = 0;
+        for (id, at) in self.cache.residents() {
+            let wrong = |problem: String| id.error(Tier::Device, Some(at.slot), problem);
+            let status = self.cache.table().status(at.slot);
+            let leases = status.map_or(0, |status| status.leases);
+            if leases > 0 {
+                return Err(wrong(format!("{leases} leases are left with nothing at work")));
+            }
+            let place = self.tables[id.layer as usize].places[id.expert as usize];
+            if place != Some(SlotAt { slot: at.slot, generation: at.generation }) {
+                return Err(wrong(format!("is there, but the table names {place:?}")));
+            }
+            let bytes = store.layout(id.layer as usize).map_or(0, RecordLayout::size);
+            let held = device.read_slot(&self.memory, at.slot, bytes)?;
+            store.verify(id, &held, Tier::Device, Some(at.slot))?;
+            residents += 1;
+        }
+        let named = self.tables.iter().flat_map(|t| &t.places).flatten().count();
+        debug_assert_eq!(named, residents, "experts that tables name");
+        Ok(residents)
     }
 
     /// Experts of the model.
@@ -145,7 +218,7 @@ impl<D: Device> OnDevice<D> {
             return Ok(());
         }
         let leases = std::mem::take(&mut self.leases);
-        match device.fence() {
+        match self.struck("cuEventRecord").and_then(|()| device.fence()) {
             Ok(fence) => self.issued.push_back((fence, leases)),
             Err(error) => {
                 // Nobody can tell any more whether the slots are being read: they stay leased for good.
@@ -240,6 +313,7 @@ impl<D: Device> OnDevice<D> {
         arrived: &mut Vec<(u32, SlotAt)>,
     ) -> Result<()> {
         if !arrived.is_empty() {
+            self.struck("cuLaunchKernel")?;
             let only = Pass::Only(arrived);
             device.experts(call.x, &self.memory, call.layer, only, call.routing, call.pairs)?;
             arrived.clear();
@@ -270,6 +344,7 @@ impl<D: Device> OnDevice<D> {
             Some(last) => !device.passed(&last.fence)?,
             None => false,
         };
+        self.refused = 0;
         let fence = Arc::new(fence);
         self.copying.push_back(Copying { fence: fence.clone(), bytes, behind_another });
         Ok(fence)

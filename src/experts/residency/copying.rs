@@ -1,0 +1,112 @@
+//! Records on their way into slots.
+
+use std::sync::Arc;
+
+use super::super::ExpertId;
+use super::super::fault::{Faults, Point};
+use super::super::host::HostStore;
+use super::super::stats::ExpertStats;
+use super::on_device::OnDevice;
+use crate::device::{Device, HostBytes, SlotAt};
+use crate::error::{Result, Tier};
+
+/// An expert has left its slot for another.
+pub(super) fn evicted<D: Device>(
+    on: &mut OnDevice<D>,
+    store: &HostStore,
+    stats: &mut ExpertStats,
+    old: Option<ExpertId>,
+) {
+    if let Some(old) = old {
+        on.gone(old);
+        store.promote(old);
+        stats.evicted += 1;
+    }
+}
+
+/// Begins to copy a record that is needed now into the slot reserved for it and orders computing behind the copy. If that
+/// fails the slot is free again; false if only the device refused, so that the expert can be computed where its record is.
+pub(super) fn copy<D: Device>(
+    device: &D,
+    store: &HostStore,
+    faults: &Faults,
+    on: &mut OnDevice<D>,
+    id: ExpertId,
+    at: SlotAt,
+    stats: &mut ExpertStats,
+) -> Result<bool> {
+    // Records being copied stay in host memory; where that is short, room is left for the next.
+    let at_a_time = if store.holds_all() { usize::MAX } else { store.stats().slots as usize / 2 };
+    let record = on.limit_copies(device, at_a_time).and_then(|()| store.get(id));
+    let begun = record.and_then(|record| {
+        let fence = begin_copy(device, store, faults, on, id, at, Arc::new(record), stats)?;
+        let Some(fence) = fence else { return Ok(false) };
+        device.after(&fence).map(|()| true)
+    });
+    if !matches!(begun, Ok(true)) {
+        on.failed(id);
+        return begun;
+    }
+    store.demote(id);
+    on.came(id, at)?;
+    Ok(true)
+}
+
+/// The copy itself; none if the device refused. Where checksums are compared it is waited for and, if it brought something
+/// else, repeated once.
+#[allow(clippy::too_many_arguments, reason = "one step of copying, on parts of the same state")]
+pub(super) fn begin_copy<D: Device>(
+    device: &D,
+    store: &HostStore,
+    faults: &Faults,
+    on: &mut OnDevice<D>,
+    id: ExpertId,
+    at: SlotAt,
+    record: HostBytes,
+    stats: &mut ExpertStats,
+) -> Result<Option<Arc<D::Fence>>> {
+    let bytes = (*record).as_ref().len();
+    let refused = || id.error(Tier::Device, Some(at.slot), "the copy failed");
+    let mut repeated = false;
+    loop {
+        let sent = match on.checksums && faults.strikes(Point::Garble) {
+            true => garbled(&record),
+            false => record.clone(),
+        };
+        let begun = match faults.strikes(Point::Copy) {
+            true => Err(refused()),
+            false => device.fill(&on.memory, at, sent),
+        };
+        let copy = match begun {
+            Ok(copy) => copy,
+            Err(error) => {
+                stats.failed_copies += 1;
+                return on.refused(id, at, &error).map(|()| None);
+            }
+        };
+        stats.link_bytes += bytes as u64;
+        on.ahead.book(on.rates.copy_seconds(bytes as u64));
+        if on.checksums {
+            // Nobody knows of the slot yet: it can be filled again.
+            device.wait(&copy)?;
+            let held = device.read_slot(&on.memory, at.slot, bytes)?;
+            if let Err(error) = store.verify(id, &held, Tier::Device, Some(at.slot)) {
+                if repeated {
+                    return Err(error);
+                }
+                stats.repeated_copies += 1;
+                repeated = true;
+                continue;
+            }
+        }
+        return on.issued_copy(device, copy, bytes as u64).map(Some);
+    }
+}
+
+/// A record with a wrong byte.
+fn garbled(record: &HostBytes) -> HostBytes {
+    let mut bytes = (**record).as_ref().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    Arc::new(bytes)
+}
