@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokens: usize = tokens.parse()?;
     let checkpoint = Checkpoint::open(model)?;
     let config = checkpoint.config().clone();
-    let text = Tokenizer::from_dir(model.as_ref(), config.vocab_size)?.encode(&std::fs::read_to_string(text)?)?;
+    let text =
+        Tokenizer::from_dir(model.as_ref(), config.vocab_size)?.encode(&std::fs::read_to_string(text)?)?;
     let (experts, top_k) = (config.moe.num_experts, config.moe.top_k);
     let model = Arc::new(Model::new(config, CpuDevice::new(0)?, &checkpoint.load(&LoadOptions::default())?)?);
 

@@ -76,13 +76,8 @@ pub enum CachePolicy {
 
 impl CachePolicy {
     /// Every policy.
-    pub const ALL: [CachePolicy; 5] = [
-        CachePolicy::Reuse,
-        CachePolicy::Lru,
-        CachePolicy::Lfru,
-        CachePolicy::S3Fifo,
-        CachePolicy::Static,
-    ];
+    pub const ALL: [CachePolicy; 5] =
+        [CachePolicy::Reuse, CachePolicy::Lru, CachePolicy::Lfru, CachePolicy::S3Fifo, CachePolicy::Static];
 
     /// The policy for a tier of `slots` places and a model of `layers` layers (dense ones counted) with `experts`
     /// experts, `top_k` of them used by a token.
