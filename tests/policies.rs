@@ -3,8 +3,8 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock};
 
 use abruzzi::device::SampleSettings;
 use abruzzi::device::cpu::CpuDevice;
@@ -15,10 +15,10 @@ use abruzzi::{Checkpoint, LoadOptions, Tokenizer};
 use common::checkpoint;
 
 /// Fewer layers than Kimi-K2 has, for the sake of time; layers behave alike.
-fn synthetic() -> RoutingTrace {
+static SYNTHETIC: LazyLock<RoutingTrace> = LazyLock::new(|| {
     let shape = SyntheticTrace { layers: (1..=12).collect(), ..SyntheticTrace::kimi_k2(4000, 1) };
     RoutingTrace::synthetic(&shape).unwrap()
-}
+});
 
 /// The routing of the first 4,096 tokens of the held-out text, in windows of 512.
 fn demo() -> RoutingTrace {
@@ -69,7 +69,7 @@ fn compare(trace: &RoutingTrace) -> f64 {
 
 #[test]
 fn default_policy_on_synthetic_routing() {
-    let gap = compare(&synthetic());
+    let gap = compare(&SYNTHETIC);
     assert!(gap <= 0.10, "{gap} below Belady at 12 %");
 }
 
@@ -84,16 +84,16 @@ fn default_policy_on_the_demo_model() {
 /// The published figures: hit rates by resident share, reuse by the next token (30–45 %).
 #[test]
 fn synthetic_routing_is_as_published() {
-    let trace = synthetic();
+    let trace = &*SYNTHETIC;
     let stats = trace.stats();
     assert!((0.30..=0.45).contains(&stats.reused_next), "{stats:?}");
     for (percent, published) in [(6, 0.41), (12, 0.62), (24, 0.79), (48, 0.90)] {
         let slots = trace.all_experts() * percent / 100;
-        let rate = evaluate(&trace, &mut *CachePolicy::Lru.build(slots, 61, 384, 8), slots).rate();
+        let rate = evaluate(trace, &mut *CachePolicy::Lru.build(slots, 61, 384, 8), slots).rate();
         assert!((rate - published).abs() <= 0.05, "{percent} %: {rate}, published {published}");
     }
     // One token's experts and no more: only what the next token uses again is still there.
     let slots = trace.all_experts() * 3 / 100;
-    let rate = evaluate(&trace, &mut *CachePolicy::Lru.build(slots, 61, 384, 8), slots).rate();
+    let rate = evaluate(trace, &mut *CachePolicy::Lru.build(slots, 61, 384, 8), slots).rate();
     assert!((rate - stats.reused_next).abs() < 0.02, "{rate}");
 }

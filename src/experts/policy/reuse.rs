@@ -75,7 +75,7 @@ impl Reuse {
     fn cost(&self, layer: u32) -> f32 {
         let (all, now) = (self.layers.len() as u32, self.passes.layer);
         let ahead = if layer > now { layer - now } else { layer + all - now };
-        self.price * ahead as f32 / all as f32
+        self.price * ahead as f32 / all.max(1) as f32
     }
 
     fn sort(&mut self, at: usize) {

@@ -131,15 +131,17 @@ fn reuse_follows_a_change_of_subject() {
 
 #[test]
 fn belady_follows_prefill_chunks() {
-    let rows: Vec<Vec<u16>> = [[0, 1], [0, 2], [3, 1], [0, 1], [2, 3]].map(Vec::from).into();
-    let mut trace = trace_of(1, 4, 2, &rows);
+    let rows: Vec<Vec<u16>> =
+        [[0, 1, 0, 1], [0, 2, 0, 1], [3, 1, 0, 1], [0, 1, 0, 1], [2, 3, 0, 1]].map(Vec::from).into();
+    let mut trace = trace_of(2, 4, 2, &rows);
     trace.set_prompt(vec![2, 1]).unwrap();
-    // Passes: 0 1 2 | 3 1 | 0 1 | 2 3, two slots. 1 stays from the first to the third pass; 0 too, as 3 and 2 come later.
-    let result = evaluate(&trace, &mut Belady::new(&trace), 2);
-    assert_eq!((result.uses, result.hits), (9, 3));
+    // Layer 0 uses 0 1 2 | 3 1 | 0 1 | 2 3 and layer 1 uses 0 1 in each pass: four slots. Layer 1's stay; so do 0 and 1
+    // of layer 0 to the third pass, as 2 and 3 come later.
+    let result = evaluate(&trace, &mut Belady::new(&trace), 4);
+    assert_eq!((result.uses, result.hits), (17, 3 + 6));
 }
 
-/// The most hits a tier can have when each token uses one expert: every choice tried.
+/// The most hits a tier can have when experts are used one by one: every choice tried.
 fn most_hits(uses: &[u16], resident: &mut Vec<u16>, slots: usize) -> usize {
     let Some((&used, rest)) = uses.split_first() else { return 0 };
     if resident.contains(&used) {
@@ -162,11 +164,11 @@ fn most_hits(uses: &[u16], resident: &mut Vec<u16>, slots: usize) -> usize {
 
 proptest! {
     #[test]
-    fn belady_is_the_best_there_is(uses in prop::collection::vec(0_u16..5, 1..9), slots in 1_usize..4) {
-        let rows: Vec<_> = uses.iter().map(|&id| vec![id]).collect();
-        let trace = trace_of(1, 5, 1, &rows);
-        let hits = evaluate(&trace, &mut Belady::new(&trace), slots).hits;
-        prop_assert_eq!(hits as usize, most_hits(&uses, &mut Vec::new(), slots));
+    fn belady_is_the_best_there_is(uses in prop::collection::vec((0_u16..3, 0_u16..3), 1..5), slots in 1_usize..4) {
+        let rows: Vec<_> = uses.iter().map(|&(a, b)| vec![a, b]).collect();
+        let hits = evaluate(&trace_of(2, 3, 1, &rows), &mut Belady::new(&trace_of(2, 3, 1, &rows)), slots).hits;
+        let ids: Vec<u16> = uses.iter().flat_map(|&(a, b)| [a, 10 + b]).collect();
+        prop_assert_eq!(hits as usize, most_hits(&ids, &mut Vec::new(), slots));
     }
 
     /// A policy gives up only what is there and may go, whatever it is told and in whatever order.

@@ -1,19 +1,19 @@
 //! How likely an expert is used, by its past.
 
 /// Passes over which its frequency is averaged: a passage, and a subject.
-const SPANS: [f32; 2] = [32.0, 512.0];
+const SPANS: [f32; 2] = [16.0, 256.0];
 /// −log2(1 − 1/span), what a frequency's logarithm loses in a pass.
-const DECAYS: [f32; 2] = [0.045_803_69, 0.002_820_523];
+const DECAYS: [f32; 2] = [0.093_109_4, 0.005_646_56];
 
 /// Kinds of past: ages of 1, 2, 3, 4 passes, then by powers of two; frequencies by steps of their logarithm.
 const AGES: usize = 11;
-const FREQUENCIES: usize = 12;
+const FREQUENCIES: usize = 18;
 /// The logarithms below which the lowest kind of each frequency ends, and how far apart the next are.
-const LOWEST: [f32; 2] = [-3.25, 0.0];
-const STEP: f32 = 0.75;
+const LOWEST: [f32; 2] = [-3.25, -1.0];
+const STEP: f32 = 0.5;
 
 /// An expert in so many is learnt from in a pass.
-const SAMPLE: u32 = 4;
+const SAMPLE: u32 = 2;
 /// What was seen counts half after so many passes.
 const MEMORY: u32 = 1024;
 /// How many sightings the belief to begin with is worth.
@@ -118,5 +118,42 @@ impl Chances {
         let Kind { seen, came } = self.kinds[kind];
         // Within a kind, by frequency: too little to matter between kinds.
         came / seen + (history.frequency(0, next) + history.frequency(1, next)) * 1e-5
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequencies_are_the_sums_they_stand_for() {
+        let uses = [3, 4, 9, 40];
+        let history = uses.iter().fold(History::default(), |history, &now| history.used(now));
+        for (span, &passes) in SPANS.iter().enumerate() {
+            let kept = 1.0 - 1.0 / f64::from(passes);
+            let sum: f64 = uses.iter().map(|&at| kept.powi(50 - at as i32)).sum();
+            let found = f64::from(history.frequency(span, 50));
+            assert!((found - sum.log2()).abs() < 1e-3, "{found} for {}", sum.log2());
+        }
+        assert!(history.used_in(40) && !history.used_in(41) && !History::default().used_in(0));
+    }
+
+    /// An expert that comes every third pass is soon known to come then, and not before.
+    #[test]
+    fn chances_are_learnt() {
+        let mut chances = Chances::default();
+        let mut history = History::default();
+        for now in 1..2000 {
+            chances.expect(history, now);
+            if now % 3 == 0 {
+                chances.came(history, now);
+                history = history.used(now);
+            }
+        }
+        // Last used in pass 1998.
+        let chance = |next| chances.of(history, next);
+        assert!(chance(1999) < 0.05 && chance(2000) < 0.05, "{} {}", chance(1999), chance(2000));
+        assert!(chance(2001) > 0.95, "{}", chance(2001));
+        assert_eq!(chances.of(History::default(), 5), 0.0, "nothing is known of it");
     }
 }
