@@ -1,37 +1,33 @@
-//! scratch
-use abruzzi::experts::policy::*;
-use abruzzi::experts::trace::*;
+//! How good each cache policy is: `cargo run --release --example policies -- [TRACE]` (a synthetic trace of Kimi-K2's shape
+//! unless a file is named, as `record_routing` and `--trace` write them). Prints a Markdown table of hit rates.
+
+use abruzzi::experts::policy::{Belady, CachePolicy, Policy, StaticHot, evaluate};
+use abruzzi::experts::trace::{RoutingTrace, SyntheticTrace};
+
 fn main() -> abruzzi::Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let trace = match args.first() {
-        Some(f) if f != "k2" => RoutingTrace::from_json_file(f)?,
-        _ => RoutingTrace::synthetic(&SyntheticTrace::kimi_k2(2000, 1))?,
+    let trace = match std::env::args().nth(1) {
+        Some(file) => RoutingTrace::from_json_file(file)?,
+        None => RoutingTrace::synthetic(&SyntheticTrace::kimi_k2(4000, 1))?,
     };
-    println!("{:?}", trace.stats());
-    let all = trace.all_experts();
-    let ws = trace.working_set();
-    let sizes = [ws / 2, ws, all * 3 / 100, all * 6 / 100, all * 12 / 100, all * 24 / 100, all * 48 / 100];
-    println!("{:10} {sizes:?}", "");
-    for p in CachePolicy::ALL {
-        print!("{p:10}");
-        let t = std::time::Instant::now();
-        for s in sizes {
-            print!(
-                " {:6.3}",
-                evaluate(&trace, &mut *p.build(s, 61, trace.experts(), trace.top_k()), s).rate()
-            );
-        }
-        println!("  {:?}", t.elapsed());
+    println!("{:?}\n", trace.stats());
+    let (all, token) = (trace.all_experts(), trace.working_set());
+    let share = |percent: usize| (format!("{percent} %"), all * percent / 100);
+    let mut sizes = vec![("half a token".to_owned(), token / 2), ("a token".to_owned(), token)];
+    sizes.extend([3, 6, 12, 24, 48].map(share));
+
+    let heads: Vec<_> = sizes.iter().map(|(name, slots)| format!("{name} ({slots})")).collect();
+    println!("| policy | {} |\n|---|{}", heads.join(" | "), "---|".repeat(sizes.len()));
+    let row = |name: &str, policy: &dyn Fn(usize) -> Box<dyn Policy>| {
+        let rates = sizes.iter().map(|&(_, slots)| evaluate(&trace, &mut *policy(slots), slots).rate());
+        let cells: Vec<_> = rates.map(|rate| format!("{:.1} %", 100.0 * rate)).collect();
+        println!("| {name} | {} |", cells.join(" | "));
+    };
+    let layers = trace.layers().last().map_or(0, |&l| l as usize + 1);
+    for policy in CachePolicy::ALL {
+        row(&policy.to_string(), &|slots| policy.build(slots, layers, trace.experts(), trace.top_k()));
     }
-    print!("{:10}", "static-t");
-    for s in sizes {
-        print!(" {:6.3}", evaluate(&trace, &mut StaticHot::from_trace(&trace), s).rate());
-    }
-    println!();
-    print!("{:10}", "belady");
-    for s in sizes {
-        print!(" {:6.3}", evaluate(&trace, &mut Belady::new(&trace), s).rate());
-    }
-    println!();
+    row("static, hot set of this trace", &|_| Box::new(StaticHot::from_trace(&trace)));
+    row("belady, every miss kept", &|_| Box::new(Belady::keeping_all(&trace)));
+    row("belady", &|_| Box::new(Belady::new(&trace)));
     Ok(())
 }

@@ -121,7 +121,8 @@ impl FromStr for CachePolicy {
     }
 }
 
-/// Tells one forward pass from the next by the order of layers.
+/// Tells one forward pass from the next by the order of layers. (A model with a single layer of experts shows where a pass
+/// ends only when an expert comes again.)
 #[derive(Debug, Default)]
 struct Passes {
     /// The pass now, from 1 on; 0 before the first use.

@@ -16,6 +16,7 @@ pub struct Belady {
     uses: Vec<u64>,
     passes: Passes,
     touched: PerExpert<u32>,
+    keeps_all: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,7 +62,13 @@ impl Belady {
             uses,
             passes: Passes::default(),
             touched: PerExpert::default(),
+            keeps_all: false,
         }
+    }
+
+    /// The same without bypass, as the textbook has it: every miss is kept.
+    pub fn keeping_all(trace: &RoutingTrace) -> Belady {
+        Belady { keeps_all: true, ..Belady::new(trace) }
     }
 
     /// Higher is sooner; 0 is never.
@@ -77,7 +84,7 @@ fn time(pass: u32, layer: u32) -> u64 {
 
 impl Policy for Belady {
     fn name(&self) -> &'static str {
-        "belady"
+        if self.keeps_all { "belady-keep" } else { "belady" }
     }
 
     fn touch(&mut self, id: ExpertId) {
@@ -100,7 +107,8 @@ impl Policy for Belady {
     }
 
     fn victim(&mut self, newcomer: ExpertId, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Victim {
-        self.residents.victim(self.rank(newcomer), may_go)
+        let rank = if self.keeps_all { u64::MAX } else { self.rank(newcomer) };
+        self.residents.victim(rank, may_go)
     }
 
     fn worth(&self, id: ExpertId) -> f64 {

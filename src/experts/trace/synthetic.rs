@@ -6,11 +6,11 @@ use rand_pcg::Pcg64Mcg;
 use super::RoutingTrace;
 use crate::error::{Error, Result};
 
-/// Makes routing whose reuse is that of `facts` published for large mixtures of experts.
+/// Makes routing that a cache serves as well as it serves large mixtures of experts by published figures.
 ///
-/// In each layer a token's expert is, by chance, one of the token before; one of the layer's *topic*, a set of experts
-/// that changes slowly; or any expert, by a popularity that never changes (Zipf's law, ranks in an order of the
-/// layer's own). `docs/notes/policies.md` has the fit.
+/// In each layer a token's expert is, by chance, one of the token before; one of the layer's *topic*, a set of experts that
+/// changes slowly and has busy members and idle ones; or any expert, by a popularity that never changes (Zipf's law,
+/// ranks in an order of the layer's own). `docs/notes/policies.md` has the fit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SyntheticTrace {
     /// Layers with experts, counted over all layers, ascending.
@@ -21,20 +21,20 @@ pub struct SyntheticTrace {
     pub top_k: usize,
     /// Tokens, each decoded alone.
     pub tokens: usize,
-    /// The same seed gives the same trace on every machine.
+    /// The same seed gives the same trace.
     pub seed: u64,
 }
 
-/// Chance that a rank keeps an expert of the token before.
-const STICKY: f64 = 0.2;
+/// Chance that a rank keeps the expert of the token before.
+const STICKY: f64 = 0.18;
 /// Chance that it takes one of the topic, else.
-const TOPIC: f64 = 0.75;
+const TOPIC: f64 = 0.8;
 /// Experts of a topic, by experts of the layer.
-const TOPIC_SIZE: f64 = 0.2;
-/// Chance that one of the topic's experts is replaced with each token and rank.
-const DRIFT: f64 = 0.02;
+const TOPIC_SIZE: f64 = 0.32;
+/// Chance, with each token and rank, that one of the topic's experts is replaced.
+const DRIFT: f64 = 0.005;
 /// The exponent of popularity.
-const ZIPF: f64 = 0.9;
+const ZIPF: f64 = 0.64;
 
 impl SyntheticTrace {
     /// Kimi-K2's shape: 60 layers after one dense one, 384 experts, 8 a token.
@@ -114,6 +114,12 @@ impl Layer {
         Layer { ranks, topic, last, next: Vec::with_capacity(top_k) }
     }
 
+    /// A member of the topic, busy ones more often: half of the draws go to the first eighth.
+    fn busy(&self, rng: &mut Pcg64Mcg) -> usize {
+        let at = uniform(rng);
+        ((at * at * at * self.topic.len() as f64) as usize).min(self.topic.len() - 1)
+    }
+
     fn step(&mut self, popularity: &Popularity, rng: &mut Pcg64Mcg) {
         self.next.clear();
         for rank in 0..self.last.len() {
@@ -126,7 +132,7 @@ impl Layer {
             let id = loop {
                 let id = match tries {
                     0 if uniform(rng) < STICKY => self.last[rank],
-                    0..4 if uniform(rng) < TOPIC => self.topic[below(rng, self.topic.len())],
+                    0..4 if uniform(rng) < TOPIC => self.topic[self.busy(rng)],
                     0..32 => self.ranks[popularity.rank(rng)],
                     _ => self.ranks[(tries - 32) % self.ranks.len()],
                 };
@@ -148,4 +154,30 @@ fn uniform(rng: &mut Pcg64Mcg) -> f64 {
 
 fn below(rng: &mut Pcg64Mcg, n: usize) -> usize {
     ((uniform(rng) * n as f64) as usize).min(n - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_a_trace() {
+        let of = |seed, tokens| RoutingTrace::synthetic(&SyntheticTrace::kimi_k2(tokens, seed)).unwrap();
+        let trace = of(1, 20);
+        assert_eq!((trace.tokens(), trace.working_set(), trace.all_experts()), (20, 480, 23_040));
+        assert_eq!(trace, of(1, 20));
+        assert_eq!(trace.head(10), of(1, 10));
+        assert_ne!(trace, of(2, 20));
+    }
+
+    /// Every expert of a layer at once leaves nothing to draw, one expert nothing to choose.
+    #[test]
+    fn extreme_shapes() {
+        for (experts, top_k) in [(1, 1), (4, 4), (3, 2)] {
+            let shape = SyntheticTrace { layers: vec![0, 7], experts, top_k, tokens: 50, seed: 3 };
+            assert_eq!(RoutingTrace::synthetic(&shape).unwrap().tokens(), 50);
+        }
+        let none = SyntheticTrace { layers: vec![], experts: 4, top_k: 1, tokens: 5, seed: 3 };
+        assert!(matches!(RoutingTrace::synthetic(&none), Err(Error::Argument { name: "layers", .. })));
+    }
 }
