@@ -208,7 +208,7 @@ fn device() -> CudaDevice {
 
 #[test]
 fn borrowed_slots_come_back_given_or_dropped() {
-    let checkpoint = Arc::new(Checkpoint::open(&checkpoint("demo")).unwrap());
+    let checkpoint = Arc::new(Checkpoint::open(checkpoint("demo")).unwrap());
     let model = Model::load(&checkpoint, device(), &LoadOptions::default(), &Placement::default()).unwrap();
     let (device, experts) = (model.device(), model.residency());
     let count = || experts.slot_use().map(|slots| (slots.experts, slots.lent, slots.idle));
@@ -229,7 +229,7 @@ fn borrowed_slots_come_back_given_or_dropped() {
 
 #[test]
 fn a_cache_takes_whole_pages_of_a_slot_and_returns_slots_it_needs_no_longer() {
-    let checkpoint = Checkpoint::open(&checkpoint("demo")).unwrap();
+    let checkpoint = Checkpoint::open(checkpoint("demo")).unwrap();
     let layout = checkpoint.record_layout(1).unwrap();
     let device = device();
     let slots = device.slots(&[Some(layout.clone())], 4, 4).unwrap().expect("a GPU has slots");
