@@ -63,7 +63,7 @@ pub trait Destination {
 }
 
 /// What became of the prefetched experts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PrefetchStats {
     /// Copies begun on a guess.
     pub issued: u64,

@@ -4,10 +4,12 @@
 //! take turns layer by layer. Everything that reads a slot is issued on the device's one computing stream; a slot is
 //! given away only when the host has seen that its last reader is through.
 
+mod meter;
 mod on_device;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::ExpertId;
 use super::cache::{Cache, Reserved};
@@ -20,6 +22,7 @@ use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout};
 use crate::device::cpu::{HostJob, Workers};
 use crate::device::{Device, Pass, Routing, Shape, SlotAt};
 use crate::error::{Result, Tier};
+use crate::telemetry::{Row, Tracer, What};
 
 use on_device::OnDevice;
 
@@ -29,6 +32,7 @@ pub struct Residency<D: Device> {
     /// Whether the CPU takes a share of what is not on the device.
     cpu_share: bool,
     faults: Faults,
+    trace: Tracer,
     state: Mutex<State<D>>,
     /// Why host memory is not page-locked, if it should be.
     unpinned: Option<String>,
@@ -36,6 +40,8 @@ pub struct Residency<D: Device> {
     #[allow(dead_code, reason = "held, not used")]
     pins: Vec<Box<dyn Any + Send + Sync>>,
     store: Arc<HostStore>,
+    /// What the store had done when all was loaded.
+    loaded: HostStats,
 }
 
 /// Where experts are to be kept, and how.
@@ -52,6 +58,8 @@ pub struct Placement {
     pub cpu_share: bool,
     /// What the machine is believed to do until it has been seen.
     pub rates: Rates,
+    /// Records what happens when.
+    pub trace: Tracer,
     /// Faults on purpose.
     #[doc(hidden)]
     pub faults: Faults,
@@ -62,7 +70,8 @@ impl Default for Placement {
         // PCIe 5.0 x16 as measured by others, half of what twelve channels of DDR5 deliver, an H100's memory.
         let rates = Rates::new(55e9, 200e9, 400e9, 2700e9, 10e-6);
         let policy = CachePolicy::default();
-        Placement { slots: None, host_budget: None, policy, cpu_share: true, rates, faults: Faults::none() }
+        let (trace, faults) = (Tracer::off(), Faults::none());
+        Placement { slots: None, host_budget: None, policy, cpu_share: true, rates, trace, faults }
     }
 }
 
@@ -85,6 +94,8 @@ pub struct LayerCall<'a, D: Device> {
     pub routing: &'a mut D::Routing,
     /// [pairs, hidden], to be filled.
     pub pairs: &'a mut D::Tensor,
+    /// The session's row in a trace.
+    pub session: Row,
 }
 
 /// Tokens up to which each expert is computed as soon as it has arrived. With more tokens several are taken together:
@@ -148,7 +159,7 @@ impl<D: Device> Residency<D> {
 
         let on_device = memory.map(|memory| {
             let cache = Cache::new(slots as u32, policy(slots));
-            OnDevice::new(memory, cache, &layouts, experts, placement.rates)
+            OnDevice::new(memory, cache, &layouts, experts, placement.rates, &placement.trace)
         });
         let workers = match device.workers() {
             Some(workers) => workers.clone(),
@@ -160,13 +171,16 @@ impl<D: Device> Residency<D> {
             workers,
             cpu_share: placement.cpu_share,
             faults: placement.faults.clone(),
+            trace: placement.trace.clone(),
             state: Mutex::new(state),
             unpinned,
             pins,
+            loaded: store.stats(),
             store,
         };
         if all_on_device {
             residency.bring_all(device, &layouts, experts)?;
+            residency.loaded = residency.store.stats();
         }
         Ok(residency)
     }
@@ -192,9 +206,12 @@ impl<D: Device> Residency<D> {
     /// # Errors
     /// [`Error::Expert`] naming layer, expert and slot.
     pub fn check(&self, device: &D) -> Result<()> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(on) = &state.on_device else { return Ok(()) };
-        match device.stale(&on.memory)? {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(on) = &mut state.on_device else { return Ok(()) };
+        on.settle(device, 0)?;
+        let stale = device.stale(&on.memory)?;
+        on.settled();
+        match stale {
             None => Ok(()),
             Some((layer, expert, slot)) => Err(ExpertId::new(layer, expert).error(
                 Tier::Device,
@@ -206,7 +223,33 @@ impl<D: Device> Residency<D> {
 
     /// Where experts were found so far.
     pub fn stats(&self) -> ExpertStats {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).stats
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = self.store.stats();
+        let mut stats = state.stats;
+        stats.file_bytes = store.bytes - self.loaded.bytes;
+        stats.file_seconds = store.seconds - self.loaded.seconds;
+        if let Some(on) = &state.on_device {
+            stats.link_seconds = on.copies.seconds;
+            stats.waited_seconds += on.waited;
+        }
+        stats
+    }
+
+    /// Whether every expert is where it is computed, so that nothing has to be brought.
+    pub fn all_at_hand(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.on_device.as_ref().map_or(self.store.holds_all(), OnDevice::holds_all)
+    }
+
+    /// Bytes a second at which the device is believed to read its memory; `None` if experts are computed in host memory.
+    pub fn device_rate(&self) -> Option<f64> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.on_device.as_ref().map(|on| on.rates.gpu)
+    }
+
+    /// What it records into.
+    pub fn trace(&self) -> &Tracer {
+        &self.trace
     }
 
     /// What host memory and files did so far.
@@ -249,18 +292,23 @@ impl<D: Device> Residency<D> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { on_device, routing, x, stats } = &mut *state;
         let Some(on) = on_device else {
-            device.read_routing(call.routing, routing)?;
-            device.read(call.x, x)?;
-            device.blank_pairs(call.routing, call.pairs)?;
+            // Not under the lock: a thread that waits for other workers may meanwhile take up the pass of another session,
+            // which would wait here for itself.
+            let (mut routing, mut x) = (std::mem::take(routing), std::mem::take(x));
+            drop(state);
             meanwhile()?;
-            let experts: Vec<usize> = routed(routing).collect();
-            return self.on_host(device, call.layer, call.pairs, routing, x, &experts, stats);
+            let mut stats = ExpertStats::default();
+            let done = self.where_they_lie(device, call, &mut routing, &mut x, &mut stats);
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.stats.add(&stats);
+            (state.routing, state.x) = (routing, x);
+            return done;
         };
         on.check()?;
         on.retire(device)?;
         on.publish(device, call.layer)?;
         let done = if on.holds_all() {
-            let LayerCall { layer, x, routing, pairs } = call;
+            let LayerCall { layer, x, routing, pairs, .. } = call;
             let residents = device.experts(x, &on.memory, layer, Pass::Residents, routing, pairs);
             residents.and_then(|()| meanwhile())
         } else {
@@ -268,6 +316,27 @@ impl<D: Device> Residency<D> {
         };
         // Whatever went wrong, what was issued reads its slots.
         done.and(on.close(device))
+    }
+
+    /// All experts of a layer on a device that computes them in host memory.
+    fn where_they_lie(
+        &self,
+        device: &D,
+        call: LayerCall<'_, D>,
+        routing: &mut Routing,
+        x: &mut Vec<f32>,
+        stats: &mut ExpertStats,
+    ) -> Result<()> {
+        let begun = self.trace.now();
+        device.read_routing(call.routing, routing)?;
+        device.read(call.x, x)?;
+        device.blank_pairs(call.routing, call.pairs)?;
+        let experts: Vec<usize> = routed(routing).collect();
+        let in_file = |&&e: &&usize| self.store.tier(ExpertId::new(call.layer, e)) == Tier::File;
+        stats.from_file += experts.iter().filter(in_file).count() as u64;
+        let done = self.on_host(device, call.layer, call.pairs, routing, x, &experts, stats);
+        self.trace.end(call.session, What::Experts(call.layer, experts.len()), begun);
+        done
     }
 
     #[allow(
@@ -285,6 +354,7 @@ impl<D: Device> Residency<D> {
         meanwhile: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let layer = call.layer;
+        let begun = self.trace.now();
         device.post_routing(call.routing)?;
         let rows = if self.cpu_share { Some(device.post_rows(call.x)?) } else { None };
         device.blank_pairs(call.routing, call.pairs)?;
@@ -292,14 +362,23 @@ impl<D: Device> Residency<D> {
             device.experts(call.x, &on.memory, layer, Pass::Residents, call.routing, call.pairs)?;
         }
         meanwhile()?;
+        on.issued_residents(device, layer)?;
+        let mut at = self.trace.end(call.session, What::Layer(layer, "issue"), begun);
+        on.settle(device, 1)?;
+        at = self.trace.end(call.session, What::Layer(layer, "wait for copies"), at);
 
         device.read_routing(call.routing, routing)?;
+        on.settled();
+        at = self.trace.end(call.session, What::Layer(layer, "wait for routing"), at);
         let bytes = self.store.layout(layer).map_or(0, |l| l.size() as u64);
         let from_file = bytes as f64 / FILE_RATE;
         let host_in = |id| if self.store.tier(id) == Tier::Host { 0.0 } else { from_file };
         let misses = on.hits_and_misses(layer, routing, bytes, host_in, stats)?;
         let (link, mut cpu) = self.divide(on, &misses);
-        cpu.extend(self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?);
+        let left = self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?;
+        on.issued_arrived(device, layer, link.len() - left.len())?;
+        at = self.trace.end(call.session, What::Layer(layer, "issue misses"), at);
+        cpu.extend(left);
         if cpu.is_empty() {
             return Ok(());
         }
@@ -310,7 +389,13 @@ impl<D: Device> Residency<D> {
         if !self.store.holds_all() {
             on.limit_copies(device, 0)?;
         }
-        self.on_host(device, layer, call.pairs, routing, x, &cpu, stats)
+        let computed = stats.cpu_seconds;
+        self.on_host(device, layer, call.pairs, routing, x, &cpu, stats)?;
+        if on.residents_done(device)? {
+            stats.waited_seconds += stats.cpu_seconds - computed;
+        }
+        self.trace.end(call.session, What::Layer(layer, "CPU experts"), at);
+        Ok(())
     }
 
     /// Records that can be held in host memory at a time.
@@ -404,7 +489,9 @@ impl<D: Device> Residency<D> {
             for id in ids() {
                 self.store.request(id);
             }
+            let begun = Instant::now();
             let records = ids().map(|id| self.store.get(id)).collect::<Result<Vec<_>>>()?;
+            stats.waited_seconds += begun.elapsed().as_secs_f64();
             let rows: usize = experts.iter().map(|&e| routing.pairs_of(e).len()).sum();
             let mut results = vec![0.0; rows * hidden];
             let mut rest = results.as_mut_slice();
@@ -416,8 +503,16 @@ impl<D: Device> Residency<D> {
                 let tokens = of_expert.map(|pair| routing.pair(pair).0 as u32).collect();
                 jobs.push(HostJob { mlp: layout.views(record.as_ref()), tokens, out });
             }
+            let begun = Instant::now();
             self.workers.host_experts(x, &mut jobs);
+            let ended = Instant::now();
             drop(jobs);
+            let bytes = (experts.len() * layout.size()) as u64;
+            stats.cpu_bytes += bytes;
+            stats.cpu_seconds += (ended - begun).as_secs_f64();
+            // A device that computes experts itself does so on the session's row.
+            let beside = if device.workers().is_none() { &self.trace } else { &Tracer::off() };
+            beside.record(Row::Cpu, What::Experts(layer, experts.len()), begun, ended, bytes);
             let mut rest = results.as_slice();
             for &expert in experts {
                 let of_expert = routing.pairs_of(expert);
@@ -443,12 +538,13 @@ fn copy<D: Device>(
 ) -> Result<u64> {
     // Records being copied stay in host memory; where that is short, room is left for the next.
     let at_a_time = if store.holds_all() { usize::MAX } else { store.stats().slots as usize / 2 };
-    let begun = on.limit_copies(device, at_a_time).and_then(|()| store.get(id)).and_then(|record| {
+    let begun = on.limit_copies(device, at_a_time).and_then(|()| on.wait_for(|| store.get(id)));
+    let begun = begun.and_then(|record| {
         if faults.strikes(Point::Copy) {
             return Err(id.error(Tier::Device, Some(at.slot), "the copy failed"));
         }
         let bytes = record.as_ref().len() as u64;
-        on.order(device, device.fill(&on.memory, at, Arc::new(record))?)?;
+        on.order(device, id, bytes, device.fill(&on.memory, at, Arc::new(record))?)?;
         Ok(bytes)
     });
     if begun.is_err() {

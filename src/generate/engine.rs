@@ -17,6 +17,7 @@ use crate::experts::policy::CachePolicy;
 use crate::experts::residency::Placement;
 use crate::experts::stats::ExpertStats;
 use crate::model::{Model, Sequence};
+use crate::telemetry::Tracer;
 use crate::tokenizer::{ChatTemplate, Message, Tokenizer};
 
 /// Where to compute.
@@ -77,6 +78,8 @@ trait AnyModel: Send + Sync {
     fn placement(&self) -> String;
     fn load_stats(&self) -> LoadStats;
     fn expert_stats(&self) -> ExpertStats;
+    fn all_at_hand(&self) -> bool;
+    fn limit_seconds(&self, step: &ExpertStats, seen: &ExpertStats) -> f64;
 }
 
 impl<D: Device> AnyModel for Model<D> {
@@ -98,6 +101,14 @@ impl<D: Device> AnyModel for Model<D> {
 
     fn expert_stats(&self) -> ExpertStats {
         self.residency().stats()
+    }
+
+    fn all_at_hand(&self) -> bool {
+        self.residency().all_at_hand()
+    }
+
+    fn limit_seconds(&self, step: &ExpertStats, seen: &ExpertStats) -> f64 {
+        Model::limit_seconds(self, step, seen)
     }
 }
 
@@ -132,6 +143,20 @@ impl Inner {
 
     pub(super) fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
+    }
+
+    pub(super) fn expert_stats(&self) -> ExpertStats {
+        self.model.expert_stats()
+    }
+
+    /// Whether every expert is where it is computed.
+    pub(super) fn all_at_hand(&self) -> bool {
+        self.model.all_at_hand()
+    }
+
+    /// The least seconds for a token that needed the experts of `step`.
+    pub(super) fn limit_seconds(&self, step: &ExpertStats, seen: &ExpertStats) -> f64 {
+        self.model.limit_seconds(step, seen)
     }
 }
 
@@ -262,6 +287,12 @@ impl EngineBuilder {
     /// Whether the CPU computes a share of the experts that are not on the GPU; it does by default.
     pub fn cpu_share(mut self, share: bool) -> Self {
         self.placement.cpu_share = share;
+        self
+    }
+
+    /// Records what happens when, and where the tokens go; [`Tracer::save`] writes it.
+    pub fn trace(mut self, tracer: Tracer) -> Self {
+        self.placement.trace = tracer;
         self
     }
 

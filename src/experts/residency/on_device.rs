@@ -1,16 +1,19 @@
 //! Slots of the device, what is in them and who reads them.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::super::ExpertId;
 use super::super::cache::{Cache, Reserved};
 use super::super::schedule::{Miss, Rates};
 use super::super::slots::Lease;
 use super::super::stats::ExpertStats;
+use super::meter::Meter;
 use super::{LayerCall, routed};
 use crate::checkpoint::RecordLayout;
 use crate::device::{Device, Pass, Routing, SlotAt};
 use crate::error::{Error, Result, Tier};
+use crate::telemetry::{Row, Tracer, What};
 
 /// Slots of the device, what is in them and what is on its way.
 pub(super) struct OnDevice<D: Device> {
@@ -19,8 +22,16 @@ pub(super) struct OnDevice<D: Device> {
     pub(super) tables: Vec<Table>,
     /// Experts of the model.
     all: usize,
-    /// Copies that may still be reading host memory, oldest first.
-    copying: VecDeque<D::Fence>,
+    /// Copies that may still be reading host memory.
+    pub(super) copies: Meter<D::Fence>,
+    /// Of the copies ever issued, how many are to be over before the next layer's routing is.
+    awaited: u64,
+    /// Each layer's resident and shared experts, until the host has seen that they are done.
+    residents: Meter<D::Fence>,
+    /// The same of experts that had to be copied; only followed for a trace.
+    arrived: Option<Meter<D::Fence>>,
+    /// Seconds that the host stood still for copies and slots.
+    pub(super) waited: f64,
     /// Leases of the layer at work.
     leases: Vec<Lease>,
     /// Leases of layers that were issued, with the fence behind them, oldest first.
@@ -44,7 +55,9 @@ impl<D: Device> OnDevice<D> {
         layouts: &[Option<RecordLayout>],
         experts: usize,
         rates: Rates,
+        tracer: &Tracer,
     ) -> OnDevice<D> {
+        let meter = |row| Meter::new(tracer.clone(), row);
         let table = |layout: &Option<RecordLayout>| {
             let experts = if layout.is_some() { experts } else { 0 };
             Table { places: vec![None; experts], changed: false }
@@ -56,7 +69,11 @@ impl<D: Device> OnDevice<D> {
             cache,
             tables,
             all,
-            copying: VecDeque::new(),
+            copies: meter(Row::Copies),
+            awaited: 0,
+            residents: meter(Row::Residents),
+            arrived: tracer.is_on().then(|| meter(Row::Arrived)),
+            waited: 0.0,
             leases: Vec::new(),
             issued: VecDeque::new(),
             rates,
@@ -97,7 +114,9 @@ impl<D: Device> OnDevice<D> {
     pub(super) fn wait_for_leases(&mut self, device: &D) -> Result<bool> {
         self.close(device)?;
         let Some((fence, _)) = self.issued.front() else { return Ok(false) };
+        let begun = Instant::now();
         device.wait(fence)?;
+        self.waited += begun.elapsed().as_secs_f64();
         self.issued.pop_front();
         Ok(true)
     }
@@ -146,6 +165,7 @@ impl<D: Device> OnDevice<D> {
             self.cache.touch(id);
             if self.tables[layer].places[expert].is_none() {
                 let rows = routing.pairs_of(expert).len() as u32;
+                stats.from_file += u64::from(host_in(id) > 0.0);
                 misses.push(Miss {
                     expert: expert as u32,
                     bytes,
@@ -157,6 +177,7 @@ impl<D: Device> OnDevice<D> {
             }
             self.lease(id)?;
             stats.hits += 1;
+            stats.hit_bytes += bytes;
         }
         Ok(misses)
     }
@@ -217,21 +238,80 @@ impl<D: Device> OnDevice<D> {
 
     /// Waits until at most `most` copies are under way; each keeps its record in host memory.
     pub(super) fn limit_copies(&mut self, device: &D, most: usize) -> Result<()> {
-        while let Some(oldest) = self.copying.front() {
-            if self.copying.len() > most {
+        while let Some(oldest) = self.copies.oldest() {
+            if self.copies.len() > most {
+                let begun = Instant::now();
                 device.wait(oldest)?;
+                self.waited += begun.elapsed().as_secs_f64();
             } else if !device.passed(oldest)? {
                 break;
             }
-            self.copying.pop_front();
+            self.copies.ended();
         }
         Ok(())
     }
 
     /// A copy has begun: computing waits for it.
-    pub(super) fn order(&mut self, device: &D, copy: D::Fence) -> Result<()> {
+    pub(super) fn order(&mut self, device: &D, id: ExpertId, bytes: u64, copy: D::Fence) -> Result<()> {
         device.after(&copy)?;
-        self.copying.push_back(copy);
+        self.copies.begun(What::Expert(id), bytes, copy);
+        self.awaited = self.copies.issued;
         Ok(())
+    }
+
+    /// A layer's resident and shared experts were issued.
+    pub(super) fn issued_residents(&mut self, device: &D, layer: usize) -> Result<()> {
+        self.residents.begun(What::Layer(layer, "resident, shared"), 0, device.fence()?);
+        Ok(())
+    }
+
+    /// The layer's other experts were issued.
+    pub(super) fn issued_arrived(&mut self, device: &D, layer: usize, experts: usize) -> Result<()> {
+        if let Some(arrived) = self.arrived.as_mut().filter(|_| experts > 0) {
+            arrived.begun(What::Experts(layer, experts), 0, device.fence()?);
+        }
+        Ok(())
+    }
+
+    /// Waits for what the next routing is behind anyway, except the `last` residents issued: so it is known how long
+    /// copies were waited for when the device had nothing else to do.
+    pub(super) fn settle(&mut self, device: &D, last: usize) -> Result<()> {
+        while let Some(oldest) = self.residents.oldest().filter(|_| self.residents.len() > last) {
+            device.wait(oldest)?;
+            self.residents.ended();
+        }
+        let begun = Instant::now();
+        while let Some(oldest) = self.copies.oldest().filter(|_| self.copies.seen < self.awaited) {
+            device.wait(oldest)?;
+            self.copies.ended();
+        }
+        self.waited += begun.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Computing was waited for, but for what was issued for the layer at work.
+    pub(super) fn settled(&mut self) {
+        if let Some(arrived) = &mut self.arrived {
+            (0..arrived.len()).for_each(|_| arrived.ended());
+        }
+    }
+
+    /// Does something that copies wait for.
+    pub(super) fn wait_for<R>(&mut self, what: impl FnOnce() -> R) -> R {
+        let begun = Instant::now();
+        let result = what();
+        self.waited += begun.elapsed().as_secs_f64();
+        result
+    }
+
+    /// Whether the resident and shared experts of all layers issued so far are done.
+    pub(super) fn residents_done(&mut self, device: &D) -> Result<bool> {
+        while let Some(oldest) = self.residents.oldest() {
+            if !device.passed(oldest)? {
+                return Ok(false);
+            }
+            self.residents.ended();
+        }
+        Ok(true)
     }
 }
