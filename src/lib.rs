@@ -26,6 +26,7 @@ pub mod generate;
 pub mod model;
 pub mod quant;
 pub mod synth;
+pub mod telemetry;
 pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, LoadOptions, LoadProgress, VerifyReport, verify};
@@ -36,4 +37,5 @@ pub use generate::{
     SessionOptions, Stats, Token,
 };
 pub use synth::{Synth, SynthReport};
+pub use telemetry::Tracer;
 pub use tokenizer::{ChatTemplate, Message, Tokenizer};

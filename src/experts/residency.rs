@@ -6,6 +6,7 @@
 
 mod ahead;
 mod copying;
+mod meter;
 mod on_device;
 mod resize;
 
@@ -24,6 +25,7 @@ use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout};
 use crate::device::cpu::{HostJob, JobPanic, Workers};
 use crate::device::{Device, Pass, Routing, Shape, SlotAt};
 use crate::error::{Error, Result, Tier};
+use crate::telemetry::{Row, Tracer, What};
 
 use copying::{copy, evicted};
 use on_device::OnDevice;
@@ -35,6 +37,7 @@ pub struct Residency<D: Device> {
     /// Whether the CPU takes a share of what is not on the device.
     cpu_share: bool,
     faults: Faults,
+    trace: Tracer,
     state: Mutex<State<D>>,
     /// Why host memory is not page-locked, if it should be.
     unpinned: Option<String>,
@@ -42,6 +45,8 @@ pub struct Residency<D: Device> {
     #[allow(dead_code, reason = "held, not used")]
     pins: Vec<Box<dyn Any + Send + Sync>>,
     store: Arc<HostStore>,
+    /// What the store had done when all was loaded.
+    loaded: HostStats,
 }
 
 /// Where experts are to be kept, and how.
@@ -67,6 +72,8 @@ pub struct Placement {
     /// Whether everything that was read again or copied to the device is compared with the checksum of its first read. Each
     /// copy is then waited for and read back. Debug builds do.
     pub checksums: bool,
+    /// Records what happens when.
+    pub trace: Tracer,
     /// Faults on purpose.
     #[doc(hidden)]
     pub faults: Faults,
@@ -86,6 +93,7 @@ impl Default for Placement {
             kv_limit: None,
             rates,
             checksums: cfg!(debug_assertions),
+            trace: Tracer::off(),
             faults: Faults::none(),
         }
     }
@@ -110,6 +118,8 @@ pub struct LayerCall<'a, D: Device> {
     pub routing: &'a mut D::Routing,
     /// [pairs, hidden], to be filled.
     pub pairs: &'a mut D::Tensor,
+    /// The session's row in a trace.
+    pub session: Row,
 }
 
 /// Tokens that a forward pass takes at once where nothing else is planned: large enough that decoding the weights is a small
@@ -194,13 +204,16 @@ impl<D: Device> Residency<D> {
             workers,
             cpu_share: placement.cpu_share,
             faults: placement.faults.clone(),
+            trace: placement.trace.clone(),
             state: Mutex::new(state),
             unpinned,
             pins,
+            loaded: store.stats(),
             store,
         };
         if all_on_device {
             residency.bring_all(device, &layouts, experts)?;
+            residency.loaded = residency.store.stats();
         }
         Ok(residency)
     }
@@ -226,9 +239,12 @@ impl<D: Device> Residency<D> {
     /// # Errors
     /// [`Error::Expert`] naming layer, expert and slot.
     pub fn check(&self, device: &D) -> Result<()> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(on) = &state.on_device else { return Ok(()) };
-        match device.stale(&on.memory)? {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(on) = &mut state.on_device else { return Ok(()) };
+        on.settle(device, 0)?;
+        let stale = device.stale(&on.memory)?;
+        on.settled();
+        match stale {
             None => Ok(()),
             Some((layer, expert, slot)) => Err(ExpertId::new(layer, expert).error(
                 Tier::Device,
@@ -281,7 +297,33 @@ impl<D: Device> Residency<D> {
 
     /// Where experts were found so far.
     pub fn stats(&self) -> ExpertStats {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).stats
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = self.store.stats();
+        let mut stats = state.stats;
+        stats.file_bytes = store.bytes - self.loaded.bytes;
+        stats.file_seconds = store.seconds - self.loaded.seconds;
+        if let Some(on) = &state.on_device {
+            stats.link_seconds = on.copies.seconds;
+            stats.waited_seconds += on.waited;
+        }
+        stats
+    }
+
+    /// Whether every expert is where it is computed, so that nothing has to be brought.
+    pub fn all_at_hand(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.on_device.as_ref().map_or(self.store.holds_all(), OnDevice::holds_all)
+    }
+
+    /// Bytes a second at which the device is believed to read its memory; `None` if experts are computed in host memory.
+    pub fn device_rate(&self) -> Option<f64> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.on_device.as_ref().map(|on| on.rates.gpu)
+    }
+
+    /// What it records into.
+    pub fn trace(&self) -> &Tracer {
+        &self.trace
     }
 
     /// What host memory and files did so far.
@@ -328,12 +370,17 @@ impl<D: Device> Residency<D> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { on_device, routing, x, stats } = &mut *state;
         let Some(on) = on_device else {
-            device.read_routing(call.routing, routing)?;
-            device.read(call.x, x)?;
-            device.blank_pairs(call.routing, call.pairs)?;
+            // Not under the lock: a thread that waits for other workers may meanwhile take up the pass of another session,
+            // which would wait here for itself.
+            let (mut routing, mut x) = (std::mem::take(routing), std::mem::take(x));
+            drop(state);
             meanwhile()?;
-            let experts: Vec<usize> = routed(routing).collect();
-            return self.on_host(device, call.layer, call.pairs, routing, x, &experts, stats);
+            let mut stats = ExpertStats::default();
+            let done = self.where_they_lie(device, call, &mut routing, &mut x, &mut stats);
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.stats.add(&stats);
+            (state.routing, state.x) = (routing, x);
+            return done;
         };
         on.check()?;
         let layer = call.layer;
@@ -342,7 +389,7 @@ impl<D: Device> Residency<D> {
         on.land(device)?;
         on.publish(device, call.layer)?;
         let done = if on.holds_all() {
-            let LayerCall { layer, x, routing, pairs } = call;
+            let LayerCall { layer, x, routing, pairs, .. } = call;
             let residents = device.experts(x, &on.memory, layer, Pass::Residents, routing, pairs);
             residents.and_then(|()| meanwhile()).map(|_| ())
         } else {
@@ -351,6 +398,27 @@ impl<D: Device> Residency<D> {
         // Whatever went wrong, what was issued reads its slots.
         let done = done.and(on.close(device));
         on.outcome(done, Some(layer))
+    }
+
+    /// All experts of a layer on a device that computes them in host memory.
+    fn where_they_lie(
+        &self,
+        device: &D,
+        call: LayerCall<'_, D>,
+        routing: &mut Routing,
+        x: &mut Vec<f32>,
+        stats: &mut ExpertStats,
+    ) -> Result<()> {
+        let begun = self.trace.now();
+        device.read_routing(call.routing, routing)?;
+        device.read(call.x, x)?;
+        device.blank_pairs(call.routing, call.pairs)?;
+        let experts: Vec<usize> = routed(routing).collect();
+        let in_file = |&&e: &&usize| self.store.tier(ExpertId::new(call.layer, e)) == Tier::File;
+        stats.from_file += experts.iter().filter(in_file).count() as u64;
+        let done = self.on_host(device, call.layer, call.pairs, routing, x, &experts, stats);
+        self.trace.end(call.session, What::Experts(call.layer, experts.len()), begun);
+        done
     }
 
     #[allow(
@@ -371,6 +439,7 @@ impl<D: Device> Residency<D> {
         D::Routing: 'g,
     {
         let layer = call.layer;
+        let begun = self.trace.now();
         device.post_routing(call.routing)?;
         let rows = if self.cpu_share { Some(device.post_rows(call.x)?) } else { None };
         device.blank_pairs(call.routing, call.pairs)?;
@@ -378,8 +447,14 @@ impl<D: Device> Residency<D> {
             device.experts(call.x, &on.memory, layer, Pass::Residents, call.routing, call.pairs)?;
         }
         let guess = meanwhile()?;
+        on.issued_residents(device, layer)?;
+        let mut at = self.trace.end(call.session, What::Layer(layer, "issue"), begun);
+        on.settle(device, 1)?;
+        at = self.trace.end(call.session, What::Layer(layer, "wait for copies"), at);
 
         device.read_routing(call.routing, routing)?;
+        on.settled();
+        at = self.trace.end(call.session, What::Layer(layer, "wait for routing"), at);
         let bytes = self.store.layout(layer).map_or(0, |l| l.size() as u64);
         let from_file = bytes as f64 / FILE_RATE;
         let host_in = |id| if self.store.tier(id) == Tier::Host { 0.0 } else { from_file };
@@ -387,25 +462,13 @@ impl<D: Device> Residency<D> {
         let used: Vec<ExpertId> = routed(routing).map(|expert| ExpertId::new(layer, expert)).collect();
         on.ahead.settle(layer, &used, misses.iter().filter(|m| m.arriving_in.is_none()).count());
         let (link, mut cpu) = self.divide(on, &misses);
-        cpu.extend(self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?);
+        let left = self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?;
+        on.issued_arrived(device, layer, link.len() - left.len())?;
+        at = self.trace.end(call.session, What::Layer(layer, "issue misses"), at);
+        cpu.extend(left);
         if !cpu.is_empty() {
-            match rows {
-                Some(rows) => device.take_rows(rows, x)?,
-                None => device.read(call.x, x)?,
-            }
-            if !self.store.holds_all() {
-                on.limit_copies(device, 0)?;
-            }
-            let (begun, link_busy) = (Instant::now(), on.ahead.link_free_in() > 0.0);
-            self.on_host(device, layer, call.pairs, routing, x, &cpu, stats)?;
-            let seconds = begun.elapsed().as_secs_f64();
-            on.ahead.cpu_seconds = seconds;
-            let rows = cpu.iter().map(|&e| routing.pairs_of(e).len()).sum::<usize>().div_ceil(cpu.len());
-            let each = seconds / cpu.len() as f64;
-            on.rates.observe_cpu(bytes, rows as u32, each, link_busy);
-            for &expert in &cpu {
-                on.ahead.prefetcher.missed(ExpertId::new(layer, expert));
-            }
+            self.cpu_share_of(device, on, &mut call, routing, x, rows, &cpu, stats)?;
+            self.trace.end(call.session, What::Layer(layer, "CPU experts"), at);
         }
         let guess = match guess {
             Some(guess) => {
@@ -415,6 +478,47 @@ impl<D: Device> Residency<D> {
             None => None,
         };
         on.look_ahead(device, &self.store, &self.faults, stats, guess, &used, (bytes, self.cpu_share));
+        Ok(())
+    }
+
+    /// The misses that the CPU takes, and what that says of its speed.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one step, its state taken apart so that parts can be borrowed"
+    )]
+    fn cpu_share_of(
+        &self,
+        device: &D,
+        on: &mut OnDevice<D>,
+        call: &mut LayerCall<'_, D>,
+        routing: &Routing,
+        x: &mut Vec<f32>,
+        rows: Option<D::Rows>,
+        experts: &[usize],
+        stats: &mut ExpertStats,
+    ) -> Result<()> {
+        match rows {
+            Some(rows) => device.take_rows(rows, x)?,
+            None => device.read(call.x, x)?,
+        }
+        if !self.store.holds_all() {
+            on.limit_copies(device, 0)?;
+        }
+        let (computed, bytes) = (stats.cpu_seconds, stats.cpu_bytes);
+        let link_busy = on.ahead.link_free_in() > 0.0;
+        self.on_host(device, call.layer, call.pairs, routing, x, experts, stats)?;
+        let seconds = stats.cpu_seconds - computed;
+        if on.residents_done(device)? {
+            stats.waited_seconds += seconds;
+        }
+        on.ahead.cpu_seconds = seconds;
+        let rows = experts.iter().map(|&e| routing.pairs_of(e).len()).sum::<usize>().div_ceil(experts.len());
+        let each = experts.len() as f64;
+        let bytes = ((stats.cpu_bytes - bytes) as f64 / each) as u64;
+        on.rates.observe_cpu(bytes, rows as u32, seconds / each, link_busy);
+        for &expert in experts {
+            on.ahead.prefetcher.missed(ExpertId::new(call.layer, expert));
+        }
         Ok(())
     }
 
@@ -523,9 +627,11 @@ impl<D: Device> Residency<D> {
             for id in ids() {
                 self.store.request(id);
             }
+            let begun = Instant::now();
             // All of them, whatever happens to one: the error of a read that nobody waited for would come up later.
             let records: Vec<_> = ids().map(|id| self.store.get(id)).collect();
             let records = records.into_iter().collect::<Result<Vec<_>>>()?;
+            stats.waited_seconds += begun.elapsed().as_secs_f64();
             let rows: usize = experts.iter().map(|&e| routing.pairs_of(e).len()).sum();
             let mut results = vec![0.0; rows * hidden];
             let mut rest = results.as_mut_slice();
@@ -541,12 +647,20 @@ impl<D: Device> Residency<D> {
                 }
                 jobs.push(HostJob { mlp: layout.views(record.as_ref()), tokens, out });
             }
+            let begun = Instant::now();
             let panicked = self.workers.host_experts(x, &mut jobs).err();
+            let ended = Instant::now();
             drop(jobs);
             if let Some(JobPanic { job, message }) = panicked {
                 let problem = format!("the thread that computed it panicked: {message}");
                 return Err(ExpertId::new(layer, experts[job]).error(Tier::Host, None, problem));
             }
+            let bytes = (experts.len() * layout.size()) as u64;
+            stats.cpu_bytes += bytes;
+            stats.cpu_seconds += (ended - begun).as_secs_f64();
+            // A device that computes experts itself does so on the session's row.
+            let beside = if device.workers().is_none() { &self.trace } else { &Tracer::off() };
+            beside.record(Row::Cpu, What::Experts(layer, experts.len()), begun, ended, bytes);
             let mut rest = results.as_slice();
             for &expert in experts {
                 let of_expert = routing.pairs_of(expert);

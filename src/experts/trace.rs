@@ -14,6 +14,7 @@ use std::ops::Range;
 use super::ExpertId;
 use crate::error::{Error, Result};
 
+pub(crate) use file::replace_file;
 pub use stats::TraceStats;
 pub use synthetic::SyntheticTrace;
 

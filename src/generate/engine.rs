@@ -18,6 +18,7 @@ use crate::experts::policy::CachePolicy;
 use crate::experts::residency::{FILE_RATE, Placement, SlotUse};
 use crate::experts::stats::ExpertStats;
 use crate::model::{Model, Sequence};
+use crate::telemetry::Tracer;
 use crate::tokenizer::{ChatTemplate, Message, Tokenizer};
 
 /// Where to compute.
@@ -81,6 +82,8 @@ trait AnyModel: Send + Sync {
     fn slot_use(&self) -> Option<SlotUse>;
     fn resize_slots(&self, slots: usize) -> Result<usize>;
     fn audit_experts(&self) -> Result<usize>;
+    fn all_at_hand(&self) -> bool;
+    fn limit_seconds(&self, step: &ExpertStats, seen: &ExpertStats) -> f64;
 }
 
 impl<D: Device> AnyModel for Model<D> {
@@ -115,6 +118,14 @@ impl<D: Device> AnyModel for Model<D> {
     fn audit_experts(&self) -> Result<usize> {
         self.residency().audit(self.device())
     }
+
+    fn all_at_hand(&self) -> bool {
+        self.residency().all_at_hand()
+    }
+
+    fn limit_seconds(&self, step: &ExpertStats, seen: &ExpertStats) -> f64 {
+        Model::limit_seconds(self, step, seen)
+    }
 }
 
 /// What an engine and its sessions share.
@@ -148,6 +159,20 @@ impl Inner {
 
     pub(super) fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
+    }
+
+    pub(super) fn expert_stats(&self) -> ExpertStats {
+        self.model.expert_stats()
+    }
+
+    /// Whether every expert is where it is computed.
+    pub(super) fn all_at_hand(&self) -> bool {
+        self.model.all_at_hand()
+    }
+
+    /// The least seconds for a token that needed the experts of `step`.
+    pub(super) fn limit_seconds(&self, step: &ExpertStats, seen: &ExpertStats) -> f64 {
+        self.model.limit_seconds(step, seen)
     }
 }
 
@@ -344,6 +369,12 @@ impl EngineBuilder {
     /// is then waited for. Debug builds do, others do not.
     pub fn checksums(mut self, compare: bool) -> Self {
         self.placement.checksums = compare;
+        self
+    }
+
+    /// Records what happens when, and where the tokens go; [`Tracer::save`] writes it.
+    pub fn trace(mut self, tracer: Tracer) -> Self {
+        self.placement.trace = tracer;
         self
     }
 

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::engine::Inner;
 use super::sampler::{Sampler, Sampling};
 use super::stats::{FinishReason, Stats};
 use super::stop::{StopStrings, Watched};
 use crate::error::{Error, Result};
+use crate::experts::stats::ExpertStats;
 use crate::tokenizer::{Message, TokenStream};
 
 /// Stops a running generation or load from another thread.
@@ -80,6 +81,8 @@ pub struct Session {
     limit: usize,
     cancel: CancelToken,
     stats: Stats,
+    /// The engine's experts when the generation began, and at its last token.
+    experts: (ExpertStats, ExpertStats),
 }
 
 impl Session {
@@ -97,6 +100,7 @@ impl Session {
             limit,
             cancel: options.cancel,
             stats: Stats::default(),
+            experts: Default::default(),
         })
     }
 
@@ -146,6 +150,7 @@ impl Session {
         }
         self.tokens.extend_from_slice(prompt);
         let seed = sampling.seed.unwrap_or_else(random_seed);
+        self.experts = (self.engine.expert_stats(), self.engine.expert_stats());
         self.stats = Stats { seed, prompt_tokens: needed - self.sequence.len(), ..Stats::default() };
         Ok(Generation {
             sampler: Sampler::new(sampling, seed),
@@ -202,15 +207,34 @@ impl Session {
         let fresh = self.tokens[self.sequence.len()..].to_vec();
         let first = self.stats.generated_tokens == 0;
         let word = sampler.word();
-        let id = self.sequence.next(&fresh, sampler.settings(), word, &self.cancel.0)?;
+        let next = self.sequence.next(&fresh, sampler.settings(), word, &self.cancel.0);
+        let took = begun.elapsed();
+        let limit = self.count_experts();
+        let id = next?;
         if first {
-            self.stats.prefill_seconds = begun.elapsed().as_secs_f64();
+            self.stats.prefill_seconds = took.as_secs_f64();
         } else {
-            self.stats.decode.push(begun.elapsed());
+            self.stats.decode.push(took);
+            self.stats.limits.extend(limit);
         }
         self.stats.generated_tokens += 1;
         self.tokens.push(id);
         Ok(id)
+    }
+}
+
+impl Session {
+    /// Brings the statistics of experts up to date; returns the least time for what was done since the last call.
+    fn count_experts(&mut self) -> Option<Duration> {
+        if self.engine.all_at_hand() {
+            return None;
+        }
+        let (begin, last) = &mut self.experts;
+        let seen = self.engine.expert_stats();
+        let step = seen.since(last);
+        *last = seen;
+        self.stats.experts = Some(seen.since(begin));
+        Duration::try_from_secs_f64(self.engine.limit_seconds(&step, &seen)).ok()
     }
 }
 

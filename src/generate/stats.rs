@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::experts::stats::ExpertStats;
+
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -33,6 +35,13 @@ pub struct Stats {
     /// Seconds of each generated token's forward pass, in order.
     #[serde(skip)]
     pub decode: Vec<Duration>,
+    /// For each of these the least seconds it could have taken, by the bytes of experts it needed from each tier and the
+    /// rates seen so far ([`ExpertStats::limit_seconds`]); empty as [`Stats::experts`] is.
+    #[serde(skip)]
+    pub limits: Vec<Duration>,
+    /// Where experts were found; `None` if all are where they are computed. What other sessions of the engine did in
+    /// the meantime is among it.
+    pub experts: Option<ExpertStats>,
     /// Seed of the draws.
     pub seed: u64,
     /// Why it ended; `None` while it runs or if it was cancelled or failed.
@@ -50,6 +59,16 @@ impl Stats {
         rate(self.decode.len(), self.decode.iter().sum::<Duration>().as_secs_f64())
     }
 
+    /// The physical limit's share of the last decode step's time; `None` before the first, or if no expert has to be brought.
+    pub fn last_limit_share(&self) -> Option<f64> {
+        limit_share(self.limits.last()?, self.decode.last()?)
+    }
+
+    /// The same of all decode steps together.
+    pub fn limit_share(&self) -> Option<f64> {
+        limit_share(&self.limits.iter().sum(), &self.decode.iter().sum())
+    }
+
     /// The time that a share `p` (0 to 1) of the decode steps stayed within.
     pub fn decode_percentile(&self, p: f64) -> Duration {
         let mut sorted = self.decode.clone();
@@ -57,6 +76,10 @@ impl Stats {
         let index = (p * sorted.len().saturating_sub(1) as f64).round() as usize;
         sorted.get(index).copied().unwrap_or_default()
     }
+}
+
+fn limit_share(limit: &Duration, took: &Duration) -> Option<f64> {
+    (!limit.is_zero() && !took.is_zero()).then(|| limit.as_secs_f64() / took.as_secs_f64())
 }
 
 fn rate(count: usize, seconds: f64) -> f64 {

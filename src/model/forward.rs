@@ -9,6 +9,7 @@ use crate::checkpoint::weights::{Attention, GatedMlp, Mlp, Query};
 use crate::device::{Device, MlaCall, MlaForm, Precision, Routing, Shape, Site, Trip};
 use crate::error::{Error, NonFinite, Result};
 use crate::experts::residency::LayerCall;
+use crate::telemetry::{Row, What};
 
 /// Watched modules whose rows are not simply the chunk's tokens.
 const EXPERTS: &str = "mlp.experts";
@@ -36,6 +37,8 @@ pub(super) struct Workspace<D: Device> {
     /// Decisions to take instead of the router's in the next chunk, by layer.
     pub(super) replay: Vec<Option<Routing>>,
     guard: D::Guard,
+    /// The session's row in a trace.
+    session: Row,
 }
 
 impl<D: Device> Workspace<D> {
@@ -65,6 +68,7 @@ impl<D: Device> Workspace<D> {
             guess: Guess::new(model)?,
             replay: Vec::new(),
             guard: device.guard()?,
+            session: Row::Session(model.experts.trace().session()),
         })
     }
 }
@@ -102,6 +106,8 @@ impl<D: Device> Model<D> {
     ) -> Result<()> {
         debug_assert!(tokens.len() <= self.chunk);
         let (device, weights) = (&self.device, &self.weights);
+        let trace = self.experts.trace();
+        let mut at = trace.now();
         device.embed(&weights.embedding, tokens, &mut work.hidden)?;
         device.watch(&work.hidden, Site { layer: None, module: "model.embed_tokens" }, &mut work.guard)?;
 
@@ -118,6 +124,7 @@ impl<D: Device> Model<D> {
                 self.config.rms_norm_eps,
                 &mut work.normed,
             )?;
+            at = trace.end(work.session, What::Layer(l, "attention"), at);
             match &layer.mlp {
                 Mlp::Dense(mlp) => {
                     device.gated_mlp(&work.normed, mlp, &mut work.update)?;
@@ -129,11 +136,16 @@ impl<D: Device> Model<D> {
                 }
             }
             device.watch(&work.hidden, Site { layer: Some(l), module: "residual" }, &mut work.guard)?;
+            at = match &layer.mlp {
+                Mlp::Dense(_) => trace.end(work.session, What::Layer(l, "mlp"), at),
+                Mlp::Experts { .. } => trace.now(),
+            };
         }
 
         work.replay.clear();
         self.head(work, head.clone())?;
         self.experts.check(device)?;
+        trace.end(work.session, What::Other("head and checks"), at);
         match device.tripped(&mut work.guard)? {
             Some(trip) => Err(self.locate(trip, start, &head, work)?.into()),
             None => self.check_routing(work, start),
@@ -190,8 +202,19 @@ impl<D: Device> Model<D> {
     ) -> Result<()> {
         let device = &self.device;
         let site = |module| Site { layer: Some(layer), module };
-        let Workspace { hidden, normed, update, router_logits, pairs, routing, guess, replay, guard, .. } =
-            work;
+        let Workspace {
+            hidden,
+            normed,
+            update,
+            router_logits,
+            pairs,
+            routing,
+            guess,
+            replay,
+            guard,
+            session,
+            ..
+        } = work;
         device.linear(normed, router, router_logits)?;
         device.watch(router_logits, site("mlp.gate"), guard)?;
         let Some(routing) = &mut routing[layer] else { unreachable!("a layer of experts has a routing") };
@@ -200,7 +223,8 @@ impl<D: Device> Model<D> {
             device.write_routing(replayed, routing)?;
         }
         // Shared experts are always there: they are computed while routed ones are on their way.
-        let call = LayerCall { layer, x: normed, routing: &mut *routing, pairs: &mut *pairs };
+        let call =
+            LayerCall { layer, x: normed, routing: &mut *routing, pairs: &mut *pairs, session: *session };
         let tokens = hidden.rows();
         let next = self.next_router(layer).filter(|_| self.experts.wants_guess(tokens));
         self.experts.compute(device, call, || {

@@ -16,6 +16,7 @@ use crate::config::ModelConfig;
 use crate::device::{Device, Routing, SampleSettings};
 use crate::error::{Error, Result};
 use crate::experts::residency::{Placement, Residency};
+use crate::experts::stats::ExpertStats;
 
 pub use crate::experts::residency::PREFILL_CHUNK;
 
@@ -33,6 +34,8 @@ pub struct Model<D: Device> {
     load: LoadStats,
     /// Tokens a forward pass takes at once; a longer prompt is cut into chunks of this size.
     chunk: usize,
+    /// Bytes that a token reads besides routed experts, the cache aside.
+    trunk_bytes: u64,
 }
 
 /// Which rows of a forward pass go through the head.
@@ -65,8 +68,17 @@ impl<D: Device> Model<D> {
         let experts = Residency::load(checkpoint, &device, &load, placement)?;
         let bytes = loaded.stats.bytes + experts.store_stats().bytes;
         let load = LoadStats { bytes, seconds: begun.elapsed().as_secs_f64() };
+        // Of an embedding table that is not the head too, a token reads one row.
+        let table = weights.head.as_ref().map_or(0, |_| 2 * config.vocab_size * config.hidden_size);
+        let trunk_bytes = loaded.stats.bytes.saturating_sub(table as u64);
         let (kv_limit, chunk) = (placement.kv_limit, placement.chunk);
-        Ok(Model { config, device, weights, experts, kv_limit, load, chunk })
+        Ok(Model { config, device, weights, experts, kv_limit, load, chunk, trunk_bytes })
+    }
+
+    /// The least seconds for a token that needed the experts of `step`, as
+    /// [`ExpertStats::limit_seconds`] has it, at the rates seen so far.
+    pub fn limit_seconds(&self, step: &ExpertStats, seen: &ExpertStats) -> f64 {
+        step.limit_seconds(seen, self.experts.device_rate(), self.trunk_bytes)
     }
 
     /// The configuration it runs.
@@ -198,6 +210,10 @@ impl<D: Device> Sequence<D> {
                     Head::Last => 0..0,
                 };
                 model.forward(&mut self.work, &mut self.cache, at, chunk, rows.clone(), cancel)?;
+                if model.experts.trace().is_on() {
+                    let routing = self.work.routing(&model.device)?;
+                    model.experts.trace().pass(&routing, model.config.moe.num_experts)?;
+                }
                 if !rows.is_empty() {
                     take(&model.device, &self.work.logits)?;
                 }

@@ -140,7 +140,8 @@ pub struct SamplingArgs {
 #[command(after_help = "\
 Examples:
   abruzzi generate -p \"In the beginning\" -n 64 --seed 7
-  abruzzi generate -f prompt.txt --temp 0 --json | jq -r 'select(.event==\"token\").text'")]
+  abruzzi generate -f prompt.txt --temp 0 --json | jq -r 'select(.event==\"token\").text'
+  abruzzi generate -p \"In the beginning\" --stats --trace run.json      then open it in ui.perfetto.dev")]
 pub struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -155,6 +156,9 @@ pub struct GenerateArgs {
     /// Print load, prefill and decode statistics in full.
     #[arg(long, env = "ABRUZZI_STATS", value_parser = FalseyValueParser::new())]
     pub stats: bool,
+    /// Write what happened when, and each token's experts, for a trace viewer and for `abruzzi simulate`.
+    #[arg(long, env = "ABRUZZI_TRACE", value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     #[command(flatten)]
     pub output: JsonArgs,
 }

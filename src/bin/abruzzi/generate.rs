@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
-use abruzzi::{CancelToken, Engine, Generation, Stats};
+use abruzzi::experts::stats::ExpertStats;
+use abruzzi::{CancelToken, Engine, Generation, Stats, Tracer};
 use anyhow::Context;
 use serde_json::json;
 
@@ -21,20 +22,51 @@ pub fn run(args: GenerateArgs, cancel: &CancelToken) -> anyhow::Result<()> {
         (None, Some(file)) => read_prompt(file)?,
         (None, None) => String::new(),
     };
-    let engine = ui::load(&args.model, cancel)?;
+    let tracer = if args.trace.is_some() { Tracer::on() } else { Tracer::off() };
+    let engine = ui::load_traced(&args.model, cancel, &tracer)?;
     let mut session = engine.session(ui::session_options(&args.sampling, cancel))?;
     let json = args.output.json;
     // Whatever can be refused is refused before the first byte of output.
     let generation = session.generate(&prompt, &sampling)?;
-    if !json {
-        write!(std::io::stdout(), "{prompt}")?;
-        std::io::stdout().flush()?;
+    if let Some(file) = &args.trace {
+        tracer.save(file)?;
     }
-    stream(generation, json)?;
+    let streamed = prompt_and_reply(&prompt, generation, json);
+    // A run that failed or was interrupted is the more interesting one.
+    if let Some(file) = &args.trace {
+        let saved = save(&tracer, file);
+        streamed.and(saved)?;
+    } else {
+        streamed?;
+    }
     if json {
         writeln!(std::io::stdout(), "{}", done(&engine, session.stats()))?;
     } else {
         report(&engine, session.stats(), args.stats);
+    }
+    Ok(())
+}
+
+fn prompt_and_reply(prompt: &str, generation: Generation<'_>, json: bool) -> anyhow::Result<()> {
+    if !json {
+        write!(std::io::stdout(), "{prompt}")?;
+        std::io::stdout().flush()?;
+    }
+    stream(generation, json).map(drop)
+}
+
+fn save(tracer: &Tracer, file: &Path) -> anyhow::Result<()> {
+    tracer.save(file)?;
+    let spans = ui::thousands(tracer.spans() as u64);
+    let tokens = tracer.routing().map_or(0, |routing| routing.tokens());
+    eprint!("trace {}: {spans} spans, routing of {} tokens", file.display(), ui::thousands(tokens as u64));
+    match tracer.dropped() {
+        (0, 0) => eprintln!(),
+        (spans, tokens) => eprintln!(
+            "; too much to keep: {} spans, routing of {} tokens",
+            ui::thousands(spans),
+            ui::thousands(tokens)
+        ),
     }
     Ok(())
 }
@@ -99,23 +131,103 @@ pub fn done(engine: &Engine, stats: &Stats) -> serde_json::Value {
         "load_bytes": load.bytes,
         "load_seconds": load.seconds,
         "placement": engine.placement(),
+        "experts": stats.experts.map(|experts| experts_json(&experts, stats)),
     })
 }
 
-/// The closing line, on stderr; with `full` what loading and memory were, too.
+/// The counts, and what follows from them.
+fn experts_json(experts: &ExpertStats, stats: &Stats) -> serde_json::Value {
+    let mut value = json!(experts);
+    value["hit_rate"] = experts.hit_rate().into();
+    value["cpu_share"] = experts.cpu_share().into();
+    value["overlap"] = experts.overlap().into();
+    value["prefetch"]["precision"] = experts.prefetch.precision().into();
+    value["prefetch"]["recall"] = experts.prefetch.recall().into();
+    value["limit_share"] = stats.limit_share().into();
+    value
+}
+
+/// The closing line, on stderr; with `full` what loading, memory and experts were, too.
 pub fn report(engine: &Engine, stats: &Stats, full: bool) {
     if full {
         let load = engine.load_stats();
-        eprintln!(
-            "load {} in {:.2} s, {:.2} GB/s; {}",
-            ui::bytes(load.bytes),
-            load.seconds,
-            load.bytes as f64 / 1e9 / load.seconds.max(1e-9),
-            engine.placement()
-        );
+        let rate = load.bytes as f64 / 1e9 / load.seconds.max(1e-9);
+        line("load", format_args!("{} in {:.2} s, {rate:.2} GB/s", ui::bytes(load.bytes), load.seconds));
+        line("placement", format_args!("{}", engine.placement()));
         if let Some(peak) = ui::peak_memory() {
-            eprintln!("peak memory {}", ui::bytes(peak));
+            line("memory", format_args!("{} at most", ui::bytes(peak)));
+        }
+        if let Some(experts) = &stats.experts {
+            report_experts(experts, stats);
         }
     }
     eprintln!("{stats}");
+}
+
+fn line(name: &str, text: std::fmt::Arguments<'_>) {
+    eprintln!("{name:<10} {text}");
+}
+
+fn report_experts(experts: &ExpertStats, stats: &Stats) {
+    let of_needed = |n: u64| percent((experts.needed() > 0).then(|| n as f64 / experts.needed() as f64));
+    line(
+        "experts",
+        format_args!(
+            "{} needed: {} on the device, {} over the link, {} on the CPU; {} from a file first",
+            ui::thousands(experts.needed()),
+            of_needed(experts.hits),
+            of_needed(experts.over_link),
+            of_needed(experts.on_cpu),
+            of_needed(experts.from_file)
+        ),
+    );
+    line(
+        "bytes",
+        format_args!(
+            "link {}, CPU {}, files {}; {} experts evicted",
+            at(experts.link_bytes + experts.ahead_bytes, experts.link_rate()),
+            at(experts.cpu_bytes, experts.cpu_rate()),
+            at(experts.file_bytes, experts.file_rate()),
+            ui::thousands(experts.evicted)
+        ),
+    );
+    line(
+        "overlap",
+        format_args!(
+            "{} of link and CPU time hidden; the CPU computed {} of the missed bytes",
+            percent(experts.overlap()),
+            percent(experts.cpu_share())
+        ),
+    );
+    let ahead = &experts.prefetch;
+    if ahead.issued + ahead.refilled > 0 {
+        line(
+            "prefetch",
+            format_args!(
+                "precision {}, recall {}; {} guesses copied, {} wasted, {} missed experts copied later",
+                percent(ahead.precision()),
+                percent(ahead.recall()),
+                ui::thousands(ahead.issued),
+                ui::thousands(ahead.wasted),
+                ui::thousands(ahead.refilled)
+            ),
+        );
+    }
+    if let Some(share) = stats.limit_share() {
+        line(
+            "limit",
+            format_args!("decoding at {} of what the bytes allow at these rates", percent(Some(share))),
+        );
+    }
+}
+
+fn at(bytes: u64, rate: Option<f64>) -> String {
+    match rate {
+        Some(rate) => format!("{} at {:.2} GB/s", ui::bytes(bytes), rate / 1e9),
+        None => ui::bytes(bytes),
+    }
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use abruzzi::{CancelToken, Engine, LoadProgress, Sampling, SessionOptions};
+use abruzzi::{CancelToken, Engine, LoadProgress, Sampling, SessionOptions, Tracer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{ModelArgs, SamplingArgs};
@@ -31,6 +31,11 @@ pub fn model_path(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// Loads the model with a bar on a terminal, and says what matters about it.
 pub fn load(args: &ModelArgs, cancel: &CancelToken) -> anyhow::Result<Engine> {
+    load_traced(args, cancel, &Tracer::off())
+}
+
+/// The same, recording into a tracer.
+pub fn load_traced(args: &ModelArgs, cancel: &CancelToken, tracer: &Tracer) -> anyhow::Result<Engine> {
     let path = model_path(args.model.as_deref())?;
     let bar = progress_bar();
     let shown = bar.clone();
@@ -47,6 +52,7 @@ pub fn load(args: &ModelArgs, cancel: &CancelToken) -> anyhow::Result<Engine> {
         .cache_policy(args.cache_policy)
         .cpu_share(!args.no_cpu_experts)
         .cancel(cancel.clone())
+        .trace(tracer.clone())
         .on_load(move |p| advance(&shown, p))
         .load();
     bar.finish_and_clear();

@@ -146,7 +146,7 @@ impl<D: Device> OnDevice<D> {
         };
         // Taken out while it decides, since what it decides about is the rest of `self`.
         let mut prefetcher = std::mem::take(&mut self.ahead.prefetcher);
-        let mut slots = Slots { device, store, faults, on: self, stats, used };
+        let mut slots = Slots { device, store, faults, on: self, stats, used, bytes };
         prefetcher.issue(&guesses, window, &mut slots);
         self.ahead.prefetcher = prefetcher;
         stats.prefetch = self.ahead.prefetcher.stats();
@@ -175,6 +175,7 @@ struct Slots<'a, D: Device> {
     on: &'a mut OnDevice<D>,
     stats: &'a mut ExpertStats,
     used: &'a [ExpertId],
+    bytes: u64,
 }
 
 impl<D: Device> Destination for Slots<'_, D> {
@@ -204,6 +205,7 @@ impl<D: Device> Destination for Slots<'_, D> {
             self.on.failed(id);
             return false;
         };
+        self.stats.ahead_bytes += self.bytes;
         let due = self.on.ahead.link_free;
         self.on.ahead.coming.insert(id, Coming { at, fence, due });
         true

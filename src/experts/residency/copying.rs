@@ -37,16 +37,19 @@ pub(super) fn copy<D: Device>(
 ) -> Result<bool> {
     // Records being copied stay in host memory; where that is short, room is left for the next.
     let at_a_time = if store.holds_all() { usize::MAX } else { store.stats().slots as usize / 2 };
-    let record = on.limit_copies(device, at_a_time).and_then(|()| store.get(id));
+    let record = on.limit_copies(device, at_a_time).and_then(|()| on.wait_for(|| store.get(id)));
     let begun = record.and_then(|record| {
         let fence = begin_copy(device, store, faults, on, id, at, Arc::new(record), stats)?;
         let Some(fence) = fence else { return Ok(false) };
-        device.after(&fence).map(|()| true)
+        device.after(&fence)?;
+        on.ordered();
+        Ok(true)
     });
     if !matches!(begun, Ok(true)) {
         on.failed(id);
         return begun;
     }
+    stats.link_bytes += store.layout(id.layer as usize).map_or(0, |layout| layout.size() as u64);
     store.demote(id);
     on.came(id, at)?;
     Ok(true)
@@ -84,7 +87,6 @@ pub(super) fn begin_copy<D: Device>(
                 return on.refused(id, at, &error).map(|()| None);
             }
         };
-        stats.link_bytes += bytes as u64;
         on.ahead.book(on.rates.copy_seconds(bytes as u64));
         if on.checksums {
             // Nobody knows of the slot yet: it can be filled again.
@@ -99,7 +101,7 @@ pub(super) fn begin_copy<D: Device>(
                 continue;
             }
         }
-        return on.issued_copy(device, copy, bytes as u64).map(Some);
+        return on.issued_copy(device, id, copy, bytes as u64).map(Some);
     }
 }
 

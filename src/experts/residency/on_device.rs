@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::super::ExpertId;
 use super::super::cache::{Cache, Reserved};
@@ -11,10 +12,12 @@ use super::super::schedule::{Miss, Rates};
 use super::super::slots::Lease;
 use super::super::stats::ExpertStats;
 use super::ahead::Ahead;
+use super::meter::Meter;
 use super::{LayerCall, Placement, routed};
 use crate::checkpoint::RecordLayout;
 use crate::device::{Device, Pass, Routing, SlotAt};
 use crate::error::{Error, Result, Tier};
+use crate::telemetry::{Row, What};
 
 /// Copies in a row that the device may refuse, each of them made up for by the CPU, before that is an error.
 const REFUSALS: u32 = 8;
@@ -26,10 +29,18 @@ pub(super) struct OnDevice<D: Device> {
     pub(super) tables: Vec<Table>,
     /// Experts of the model.
     all: usize,
-    /// Copies that may still be reading host memory, oldest first.
-    copying: VecDeque<Copying<D>>,
+    /// Copies that may still be reading host memory.
+    pub(super) copies: Meter<Arc<D::Fence>>,
     /// The last copy that is over, to measure the next by.
     copied: Option<Arc<D::Fence>>,
+    /// Of the copies ever issued, how many are to be over before the next layer's routing is.
+    awaited: u64,
+    /// Each layer's resident and shared experts, until the host has seen that they are done.
+    residents: Meter<D::Fence>,
+    /// The same of experts that had to be copied; only followed for a trace.
+    arrived: Option<Meter<D::Fence>>,
+    /// Seconds that the host stood still for copies and slots.
+    pub(super) waited: f64,
     /// Leases of the layer at work.
     leases: Vec<Lease>,
     /// Leases of layers that were issued, with the fence behind them, oldest first.
@@ -51,14 +62,6 @@ pub(super) struct OnDevice<D: Device> {
     broken: Option<String>,
 }
 
-/// A copy that was issued.
-struct Copying<D: Device> {
-    fence: Arc<D::Fence>,
-    bytes: u64,
-    /// The link was busy with the copy before when this one was issued, so their fences are one copy apart.
-    behind_another: bool,
-}
-
 /// What a layer's table on the device says, or will as soon as it is used.
 pub(super) struct Table {
     pub(super) places: Vec<Option<SlotAt>>,
@@ -74,6 +77,7 @@ impl<D: Device> OnDevice<D> {
         experts: usize,
         placement: &Placement,
     ) -> OnDevice<D> {
+        let tracer = &placement.trace;
         let table = |layout: &Option<RecordLayout>| {
             let experts = if layout.is_some() { experts } else { 0 };
             Table { places: vec![None; experts], changed: false }
@@ -86,8 +90,12 @@ impl<D: Device> OnDevice<D> {
             cache,
             tables,
             all,
-            copying: VecDeque::new(),
+            copies: Meter::new(tracer.clone(), Row::Copies),
             copied: None,
+            awaited: 0,
+            residents: Meter::new(tracer.clone(), Row::Residents),
+            arrived: tracer.is_on().then(|| Meter::new(tracer.clone(), Row::Arrived)),
+            waited: 0.0,
             leases: Vec::new(),
             issued: VecDeque::new(),
             idle: Vec::new(),
@@ -195,7 +203,9 @@ impl<D: Device> OnDevice<D> {
     pub(super) fn wait_for_leases(&mut self, device: &D) -> Result<bool> {
         self.close(device)?;
         let Some((fence, _)) = self.issued.front() else { return Ok(false) };
+        let begun = Instant::now();
         device.wait(fence)?;
+        self.waited += begun.elapsed().as_secs_f64();
         self.issued.pop_front();
         Ok(true)
     }
@@ -256,12 +266,14 @@ impl<D: Device> OnDevice<D> {
             self.cache.touch(id);
             if self.tables[layer].places[expert].is_none() {
                 let rows = routing.pairs_of(expert).len() as u32;
+                stats.from_file += u64::from(host_in(id) > 0.0);
                 let (arriving_in, host_in) = (self.ahead.due_in(id), host_in(id));
                 misses.push(Miss { expert: expert as u32, bytes, rows, arriving_in, host_in });
                 continue;
             }
             self.lease(id)?;
             stats.hits += 1;
+            stats.hit_bytes += bytes;
         }
         Ok(misses)
     }
@@ -323,30 +335,106 @@ impl<D: Device> OnDevice<D> {
 
     /// Waits until at most `most` copies are under way; each keeps its record in host memory.
     pub(super) fn limit_copies(&mut self, device: &D, most: usize) -> Result<()> {
-        while let Some(oldest) = self.copying.front() {
-            if self.copying.len() > most {
-                device.wait(&oldest.fence)?;
-            } else if !device.passed(&oldest.fence)? {
+        while let Some(oldest) = self.copies.oldest() {
+            if self.copies.len() > most {
+                let begun = Instant::now();
+                device.wait(oldest)?;
+                self.waited += begun.elapsed().as_secs_f64();
+            } else if !device.passed(oldest)? {
                 break;
             }
-            let Some(Copying { fence, bytes, behind_another }) = self.copying.pop_front() else { break };
-            if let Some(before) = self.copied.as_ref().filter(|_| behind_another) {
-                self.rates.observe_copy(bytes, device.seconds_between(before, &fence)?);
-            }
-            self.copied = Some(fence);
+            self.copy_ended(device)?;
         }
         Ok(())
     }
 
     /// A copy of so many bytes was issued, behind all others.
-    pub(super) fn issued_copy(&mut self, device: &D, fence: D::Fence, bytes: u64) -> Result<Arc<D::Fence>> {
-        let behind_another = match self.copying.back() {
-            Some(last) => !device.passed(&last.fence)?,
+    pub(super) fn issued_copy(
+        &mut self,
+        device: &D,
+        id: ExpertId,
+        fence: D::Fence,
+        bytes: u64,
+    ) -> Result<Arc<D::Fence>> {
+        // Behind a copy that is under way its fence is one copy after the other's.
+        let timed = match self.copies.newest() {
+            Some(last) => !device.passed(last)?,
             None => false,
         };
         self.refused = 0;
         let fence = Arc::new(fence);
-        self.copying.push_back(Copying { fence: fence.clone(), bytes, behind_another });
+        self.copies.begun(What::Expert(id), bytes, fence.clone(), timed);
         Ok(fence)
+    }
+
+    /// Computing waits for all copies issued so far.
+    pub(super) fn ordered(&mut self) {
+        self.awaited = self.copies.issued;
+    }
+
+    /// The oldest copy is over: how long it took is what the link's rate is known by.
+    fn copy_ended(&mut self, device: &D) -> Result<()> {
+        let Some((fence, bytes, timed)) = self.copies.ended() else { return Ok(()) };
+        if let Some(before) = self.copied.as_ref().filter(|_| timed) {
+            self.rates.observe_copy(bytes, device.seconds_between(before, &fence)?);
+        }
+        self.copied = Some(fence);
+        Ok(())
+    }
+
+    /// A layer's resident and shared experts were issued.
+    pub(super) fn issued_residents(&mut self, device: &D, layer: usize) -> Result<()> {
+        self.residents.begun(What::Layer(layer, "resident, shared"), 0, device.fence()?, false);
+        Ok(())
+    }
+
+    /// The layer's other experts were issued.
+    pub(super) fn issued_arrived(&mut self, device: &D, layer: usize, experts: usize) -> Result<()> {
+        if let Some(arrived) = self.arrived.as_mut().filter(|_| experts > 0) {
+            arrived.begun(What::Experts(layer, experts), 0, device.fence()?, false);
+        }
+        Ok(())
+    }
+
+    /// Waits for what the next routing is behind anyway, except the `last` residents issued: so it is known how long
+    /// copies were waited for when the device had nothing else to do.
+    pub(super) fn settle(&mut self, device: &D, last: usize) -> Result<()> {
+        while let Some(oldest) = self.residents.oldest().filter(|_| self.residents.len() > last) {
+            device.wait(oldest)?;
+            self.residents.ended();
+        }
+        let begun = Instant::now();
+        while let Some(oldest) = self.copies.oldest().filter(|_| self.copies.seen < self.awaited) {
+            device.wait(oldest)?;
+            self.copy_ended(device)?;
+        }
+        self.waited += begun.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Computing was waited for, but for what was issued for the layer at work.
+    pub(super) fn settled(&mut self) {
+        if let Some(arrived) = &mut self.arrived {
+            while arrived.ended().is_some() {}
+        }
+    }
+
+    /// Does something that copies wait for.
+    pub(super) fn wait_for<R>(&mut self, what: impl FnOnce() -> R) -> R {
+        let begun = Instant::now();
+        let result = what();
+        self.waited += begun.elapsed().as_secs_f64();
+        result
+    }
+
+    /// Whether the resident and shared experts of all layers issued so far are done.
+    pub(super) fn residents_done(&mut self, device: &D) -> Result<bool> {
+        while let Some(oldest) = self.residents.oldest() {
+            if !device.passed(oldest)? {
+                return Ok(false);
+            }
+            self.residents.ended();
+        }
+        Ok(true)
     }
 }

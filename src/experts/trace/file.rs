@@ -55,22 +55,12 @@ impl RoutingTrace {
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>, events: &[Value]) -> Result<()> {
         let path = path.as_ref();
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let part = path.with_file_name(name);
-        let written = self.write(&part, events).and_then(|()| fs::rename(&part, path));
-        written.map_err(|e| {
-            // The first error is the one to report.
-            let _ = fs::remove_file(&part);
-            Error::io(path, "write")(e)
+        replace_file(path, |file| {
+            let contents = json!({"traceEvents": events, "routing": self.to_json_value()});
+            serde_json::to_writer(&mut *file, &contents)?;
+            file.write_all(b"\n")
         })
-    }
-
-    fn write(&self, path: &Path, events: &[Value]) -> std::io::Result<()> {
-        let mut file = BufWriter::new(File::create(path)?);
-        serde_json::to_writer(&mut file, &json!({"traceEvents": events, "routing": self.to_json_value()}))?;
-        file.write_all(b"\n")?;
-        file.into_inner()?.sync_all()
+        .map_err(Error::io(path, "write"))
     }
 
     /// The `routing` object of a trace file.
@@ -84,6 +74,26 @@ impl RoutingTrace {
             "ids": STANDARD.encode(bytes),
         })
     }
+}
+
+/// Writes a file under another name beside `path` and renames it when it is whole.
+pub(crate) fn replace_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(name);
+    let whole = || -> std::io::Result<()> {
+        let mut file = BufWriter::new(File::create(&part)?);
+        write(&mut file)?;
+        file.into_inner()?.sync_all()?;
+        fs::rename(&part, path)
+    };
+    whole().inspect_err(|_| {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&part);
+    })
 }
 
 #[derive(serde::Deserialize)]
