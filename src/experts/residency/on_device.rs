@@ -173,8 +173,15 @@ impl<D: Device> OnDevice<D> {
             store.verify(id, &held, Tier::Device, Some(at.slot))?;
             residents += 1;
         }
-        let named = self.tables.iter().flat_map(|t| &t.places).flatten().count();
-        debug_assert_eq!(named, residents, "experts that tables name");
+        for (layer, table) in self.tables.iter().enumerate() {
+            for (expert, place) in table.places.iter().enumerate() {
+                let id = ExpertId::new(layer, expert);
+                if let (Some(at), None) = (place, self.cache.find(id)) {
+                    let problem = "the device's table names it, but no slot holds it";
+                    return Err(id.error(Tier::Device, Some(at.slot), problem));
+                }
+            }
+        }
         Ok(residents)
     }
 
