@@ -66,10 +66,6 @@ impl Ranked {
         self.order.iter().find(|(_, id)| may_go(*id)).copied()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = ExpertId> {
-        self.order.iter().map(|&(_, id)| id)
-    }
-
     /// The lowest that may go, unless `newcomer`'s rank is lower still.
     pub fn victim(&self, newcomer: u64, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Victim {
         match self.lowest(may_go) {
