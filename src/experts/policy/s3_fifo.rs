@@ -56,7 +56,7 @@ impl S3Fifo {
     }
 
     /// The small queue's oldest that may go; those used meanwhile move to the main queue.
-    fn from_small(&mut self, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Option<ExpertId> {
+    fn oldest_small(&mut self, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Option<ExpertId> {
         while let Some((_, id)) = self.small.lowest(may_go) {
             if self.uses.get(id) == 0 {
                 return Some(id);
@@ -70,7 +70,7 @@ impl S3Fifo {
     }
 
     /// The main queue's oldest that may go and was not used in its last round.
-    fn from_main(&mut self, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Option<ExpertId> {
+    fn oldest_main(&mut self, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Option<ExpertId> {
         while let Some((_, id)) = self.main.lowest(may_go) {
             let uses = self.uses.get_mut(id);
             if *uses == 0 {
@@ -118,9 +118,9 @@ impl Policy for S3Fifo {
 
     fn victim(&mut self, _newcomer: ExpertId, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Victim {
         let id = if self.small.len() * 10 >= self.slots {
-            self.from_small(may_go).or_else(|| self.from_main(may_go))
+            self.oldest_small(may_go).or_else(|| self.oldest_main(may_go))
         } else {
-            self.from_main(may_go).or_else(|| self.from_small(may_go))
+            self.oldest_main(may_go).or_else(|| self.oldest_small(may_go))
         };
         id.map_or(Victim::None, Victim::Evict)
     }

@@ -17,7 +17,7 @@ const SAMPLE: u32 = 2;
 /// What was seen counts half after so many passes.
 const MEMORY: u32 = 1024;
 /// How many sightings the belief to begin with is worth.
-const BELIEF: f32 = 4.0;
+const BELIEF: f32 = 128.0;
 
 /// The past of an expert.
 #[derive(Debug, Clone, Copy, Default)]
@@ -138,15 +138,16 @@ mod tests {
         assert!(history.used_in(40) && !history.used_in(41) && !History::default().used_in(0));
     }
 
-    /// An expert that comes every third pass is soon known to come then, and not before.
+    /// Of experts that come every third pass it is learnt that they come then, and not before.
     #[test]
     fn chances_are_learnt() {
         let mut chances = Chances::default();
         let mut history = History::default();
         for now in 1..2000 {
-            chances.expect(history, now);
+            // Sixteen of them: what was believed at first no longer counts.
+            (0..16).for_each(|_| chances.expect(history, now));
             if now % 3 == 0 {
-                chances.came(history, now);
+                (0..16).for_each(|_| chances.came(history, now));
                 history = history.used(now);
             }
         }
