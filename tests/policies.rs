@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 use abruzzi::device::SampleSettings;
 use abruzzi::device::cpu::CpuDevice;
 use abruzzi::experts::policy::{Belady, CachePolicy, evaluate};
+use abruzzi::experts::residency::Placement;
 use abruzzi::experts::trace::{RoutingTrace, SyntheticTrace};
 use abruzzi::model::Model;
 use abruzzi::{Checkpoint, LoadOptions, Tokenizer};
@@ -23,13 +24,13 @@ static SYNTHETIC: LazyLock<RoutingTrace> = LazyLock::new(|| {
 /// The routing of the first 4,096 tokens of the held-out text, in windows of 512.
 fn demo() -> RoutingTrace {
     let dir = checkpoint("demo");
-    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let checkpoint = Arc::new(Checkpoint::open(&dir).unwrap());
     let config = checkpoint.config().clone();
     let text = std::fs::read_to_string(dir.join("heldout.txt")).unwrap();
     let text = Tokenizer::from_dir(&dir, config.vocab_size).unwrap().encode(&text).unwrap();
     let mut trace = RoutingTrace::new(vec![1, 2, 3, 4], config.moe.num_experts, config.moe.top_k).unwrap();
-    let loaded = checkpoint.load(&LoadOptions::default()).unwrap();
-    let model = Arc::new(Model::new(config, CpuDevice::new(0).unwrap(), &loaded).unwrap());
+    let (cpu, load) = (CpuDevice::new(0).unwrap(), LoadOptions::default());
+    let model = Arc::new(Model::load(&checkpoint, cpu, &load, &Placement::default()).unwrap());
     let greedy = SampleSettings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
     for window in text.chunks_exact(512).take(8) {
         let mut sequence = model.sequence().unwrap();
