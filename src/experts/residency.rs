@@ -377,6 +377,7 @@ impl<D: Device> Residency<D> {
         let (link, mut cpu) = self.divide(on, &misses);
         let left = self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?;
         on.issued_arrived(device, layer, link.len() - left.len())?;
+        on.look_at_copies(device)?;
         at = self.trace.end(call.session, What::Layer(layer, "issue misses"), at);
         cpu.extend(left);
         if cpu.is_empty() {
@@ -391,6 +392,7 @@ impl<D: Device> Residency<D> {
         }
         let computed = stats.cpu_seconds;
         self.on_host(device, layer, call.pairs, routing, x, &cpu, stats)?;
+        on.look_at_copies(device)?;
         if on.residents_done(device)? {
             stats.waited_seconds += stats.cpu_seconds - computed;
         }

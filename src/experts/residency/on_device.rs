@@ -251,6 +251,11 @@ impl<D: Device> OnDevice<D> {
         Ok(())
     }
 
+    /// Takes note of the copies that are over. Does not wait.
+    pub(super) fn look_at_copies(&mut self, device: &D) -> Result<()> {
+        self.limit_copies(device, usize::MAX)
+    }
+
     /// A copy has begun: computing waits for it.
     pub(super) fn order(&mut self, device: &D, id: ExpertId, bytes: u64, copy: D::Fence) -> Result<()> {
         device.after(&copy)?;
