@@ -464,6 +464,7 @@ impl<D: Device> Residency<D> {
         let (link, mut cpu) = self.divide(on, &misses);
         let left = self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?;
         on.issued_arrived(device, layer, link.len() - left.len())?;
+        on.look_at_copies(device)?;
         at = self.trace.end(call.session, What::Layer(layer, "issue misses"), at);
         cpu.extend(left);
         if !cpu.is_empty() {
@@ -508,6 +509,7 @@ impl<D: Device> Residency<D> {
         let link_busy = on.ahead.link_free_in() > 0.0;
         self.on_host(device, call.layer, call.pairs, routing, x, experts, stats)?;
         let seconds = stats.cpu_seconds - computed;
+        on.look_at_copies(device)?;
         if on.residents_done(device)? {
             stats.waited_seconds += seconds;
         }

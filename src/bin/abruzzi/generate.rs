@@ -158,7 +158,7 @@ pub fn report(engine: &Engine, stats: &Stats, full: bool) {
             line("memory", format_args!("{} at most", ui::bytes(peak)));
         }
         if let Some(experts) = &stats.experts {
-            report_experts(experts, stats);
+            report_experts(experts, stats, engine.placement().contains("(emulated)"));
         }
     }
     eprintln!("{stats}");
@@ -168,7 +168,7 @@ fn line(name: &str, text: std::fmt::Arguments<'_>) {
     eprintln!("{name:<10} {text}");
 }
 
-fn report_experts(experts: &ExpertStats, stats: &Stats) {
+fn report_experts(experts: &ExpertStats, stats: &Stats, emulated: bool) {
     let of_needed = |n: u64| percent((experts.needed() > 0).then(|| n as f64 / experts.needed() as f64));
     line(
         "experts",
@@ -214,16 +214,15 @@ fn report_experts(experts: &ExpertStats, stats: &Stats) {
         );
     }
     if let Some(share) = stats.limit_share() {
-        line(
-            "limit",
-            format_args!("decoding at {} of what the bytes allow at these rates", percent(Some(share))),
-        );
+        let modelled = if emulated { " (modelled: the GPU is emulated)" } else { "" };
+        let share = percent(Some(share));
+        line("limit", format_args!("decoding at {share} of what the bytes allow at these rates{modelled}"));
     }
 }
 
 fn at(bytes: u64, rate: Option<f64>) -> String {
     match rate {
-        Some(rate) => format!("{} at {:.2} GB/s", ui::bytes(bytes), rate / 1e9),
+        Some(rate) => format!("{} at {}/s", ui::bytes(bytes), ui::bytes(rate as u64)),
         None => ui::bytes(bytes),
     }
 }

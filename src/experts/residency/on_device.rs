@@ -355,6 +355,11 @@ impl<D: Device> OnDevice<D> {
         Ok(())
     }
 
+    /// Takes note of the copies that are over. Does not wait.
+    pub(super) fn look_at_copies(&mut self, device: &D) -> Result<()> {
+        self.limit_copies(device, usize::MAX)
+    }
+
     /// A copy of so many bytes was issued, behind all others.
     pub(super) fn issued_copy(
         &mut self,
