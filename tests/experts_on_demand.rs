@@ -16,7 +16,7 @@ const ONE_TOKEN: usize = 4 * 4;
 
 /// Tokens to generate; `ABRUZZI_TEST_TOKENS` sets another number.
 fn tokens() -> usize {
-    std::env::var("ABRUZZI_TEST_TOKENS").map_or(24, |n| n.parse().expect("ABRUZZI_TEST_TOKENS"))
+    std::env::var("ABRUZZI_TEST_TOKENS").map_or(12, |n| n.parse().expect("ABRUZZI_TEST_TOKENS"))
 }
 
 fn greedy(engine: &Engine, prompt: &[u32], tokens: usize) -> Vec<u32> {

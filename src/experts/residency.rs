@@ -192,7 +192,7 @@ impl<D: Device> Residency<D> {
 
         let on_device = memory.map(|memory| {
             let cache = Cache::new(slots as u32, policy(slots));
-            OnDevice::new(memory, cache, &layouts, experts, placement)
+            OnDevice::new(memory, cache, &layouts, experts, placement, store.holds_all())
         });
         let workers = match device.workers() {
             Some(workers) => workers.clone(),

@@ -31,8 +31,9 @@ pub(super) struct OnDevice<D: Device> {
     all: usize,
     /// Copies that may still be reading host memory.
     pub(super) copies: Meter<Arc<D::Fence>>,
-    /// The last copy that is over, to measure the next by.
+    /// The last copy that is over, to measure the next by; its fence keeps a record, so only where there is room for all.
     copied: Option<Arc<D::Fence>>,
+    keeps_copied: bool,
     /// Of the copies ever issued, how many are to be over before the next layer's routing is.
     awaited: u64,
     /// Each layer's resident and shared experts, until the host has seen that they are done.
@@ -76,6 +77,7 @@ impl<D: Device> OnDevice<D> {
         layouts: &[Option<RecordLayout>],
         experts: usize,
         placement: &Placement,
+        room_for_all: bool,
     ) -> OnDevice<D> {
         let tracer = &placement.trace;
         let table = |layout: &Option<RecordLayout>| {
@@ -92,6 +94,7 @@ impl<D: Device> OnDevice<D> {
             all,
             copies: Meter::new(tracer.clone(), Row::Copies),
             copied: None,
+            keeps_copied: room_for_all,
             awaited: 0,
             residents: Meter::new(tracer.clone(), Row::Residents),
             arrived: tracer.is_on().then(|| Meter::new(tracer.clone(), Row::Arrived)),
@@ -390,7 +393,7 @@ impl<D: Device> OnDevice<D> {
         if let Some(before) = self.copied.as_ref().filter(|_| timed) {
             self.rates.observe_copy(bytes, device.seconds_between(before, &fence)?);
         }
-        self.copied = Some(fence);
+        self.copied = self.keeps_copied.then_some(fence);
         Ok(())
     }
 
