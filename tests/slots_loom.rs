@@ -252,8 +252,10 @@ fn lease_lost() {
     slot.settled();
 }
 
-/// The models, and how often a thread may be interrupted in each; no limit where that can be explored to the end.
-const MODELS: [(&str, Option<usize>, fn()); 8] = [
+/// Its name, how often a thread may be interrupted in it (no limit where it can be explored to the end), what it does.
+type Model = (&'static str, Option<usize>, fn());
+
+const MODELS: [Model; 8] = [
     ("reader and evictor", None, reader_and_evictor),
     ("loader and reader", None, loader_and_reader),
     ("stale reference after refill", None, stale_reference_after_refill),

@@ -164,11 +164,13 @@ impl<D: Device> Residency<D> {
         let memory = device.slots(&layouts, experts, slots)?;
         let all_on_device = memory.is_some() && slots == all;
 
-        let mut options = StoreOptions::default();
-        options.load = load.clone();
-        options.faults = placement.faults.clone();
-        options.checksums = placement.checksums;
-        options.background = true;
+        let options = StoreOptions {
+            load: load.clone(),
+            faults: placement.faults.clone(),
+            checksums: placement.checksums,
+            background: true,
+            ..StoreOptions::default()
+        };
         // Experts that all stay on the device only pass through host memory.
         let budget =
             placement.host_budget.or(all_on_device.then(|| (PASSING.min(all.max(1)) * record) as u64));
@@ -611,6 +613,10 @@ impl<D: Device> Residency<D> {
     }
 
     /// Computes experts on the CPU and puts their rows among the pairs.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one step, its state taken apart so that parts can be borrowed"
+    )]
     fn on_host(
         &self,
         device: &D,

@@ -14,7 +14,7 @@
 //!   expert; a kernel that finds it knows that the slot was never filled. After 2³² loads of one slot generations
 //!   repeat; no reference is kept nearly that long.
 //!
-//! The whole protocol is the table of [`Step`]s below. Whoever has touched the memory *releases* it by the step that ends
+//! The whole protocol is the table of `Step`s below. Whoever has touched the memory *releases* it by the step that ends
 //! this, whoever is going to touch it *acquires* it by the step that begins it. Evicting touches nothing and is relaxed:
 //! every step is a read-modify-write, so what the readers released stays in the word until the next load acquires it.
 //! The first look at a word is relaxed, since the exchange that follows proves it. A thread may thus be refused for what

@@ -427,8 +427,7 @@ impl EngineBuilder {
         let fallback = device.fallback();
         let mut placement = self.placement.clone();
         if let Some(free) = device.memory_free()? {
-            let mut ask = Ask::default();
-            ask.plain = checkpoint.plain_format();
+            let ask = Ask { plain: checkpoint.plain_format(), ..Ask::default() };
             let vram = self.vram_budget.map_or(free, |budget| budget.min(free));
             let plan = self.plan_for(&config, vram, ask)?;
             plan.runs()?;

@@ -192,11 +192,14 @@ fn run(ptx: &Path, file: &str, test: &str) -> Output {
         .unwrap()
 }
 
+/// A file that somebody compiles or has compiled.
+type File = Arc<OnceLock<PathBuf>>;
+
 /// What was compiled, each mutant once: several tests run the same healthy kernel, and two compilers writing one file
 /// would leave neither's.
 struct Compiled {
     folder: tempfile::TempDir,
-    files: Mutex<HashMap<(&'static str, u32), Arc<OnceLock<PathBuf>>>>,
+    files: Mutex<HashMap<(&'static str, u32), File>>,
 }
 
 impl Default for Compiled {

@@ -86,14 +86,14 @@ impl<D: Device> Ahead<D> {
     }
 
     /// Those whose copies are done.
-    fn landed(&mut self, device: &D) -> Result<Vec<(ExpertId, SlotAt, Arc<D::Fence>)>> {
+    fn landed(&self, device: &D) -> Result<Vec<ExpertId>> {
         let mut done = Vec::new();
         for (&id, coming) in &self.coming {
             if device.passed(&coming.fence)? {
                 done.push(id);
             }
         }
-        Ok(done.into_iter().filter_map(|id| self.take(id).map(|(at, fence)| (id, at, fence))).collect())
+        Ok(done)
     }
 
     /// Settles the guesses that were made for this layer.
@@ -112,7 +112,8 @@ impl<D: Device> Ahead<D> {
 impl<D: Device> OnDevice<D> {
     /// Copies that are done become residents.
     pub(super) fn land(&mut self, device: &D) -> Result<()> {
-        for (id, at, fence) in self.ahead.landed(device)? {
+        for id in self.ahead.landed(device)? {
+            let Some((at, fence)) = self.ahead.take(id) else { continue };
             device.after(&fence)?;
             self.came(id, at)?;
         }
