@@ -111,7 +111,7 @@ __device__ __forceinline__ void linear(const GemvParams& p) {
   extern "C" __global__ void __launch_bounds__(kThreads, kResident) NAME(const __grid_constant__ GemvParams p) { \
     linear<FORMAT, TOKENS, 1>(p);                                                                              \
   }                                                                                                            \
-  extern "C" __global__ void __launch_bounds__(kWide* kThreads) NAME##_wide(const __grid_constant__ GemvParams p) { \
+  extern "C" __global__ void __launch_bounds__(kWide* kThreads, 1) NAME##_wide(const __grid_constant__ GemvParams p) { \
     linear<FORMAT, TOKENS, kWide>(p);                                                                          \
   }
 

@@ -35,6 +35,13 @@ namespace row_tile {
 /// Threads that share a ring: a block, or one of a block's groups, each of which calls `tile` for spans of its own.
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
+
+/// This thread among those of its ring.
+template <int Groups>
+__device__ __forceinline__ int thread_of_ring() {
+  return Groups == 1 ? threadIdx.x : threadIdx.x % kThreads;
+}
+
 /// Rows of a tile; a warp has 16, the M of the mma.
 constexpr int kRows = GEMV_ROWS;
 /// Bytes of a row in a stage, and their 16-byte chunks.
@@ -124,7 +131,7 @@ __device__ __forceinline__ uint4 load_elements(const uint8_t* from, int bytes) {
 
 /// What a thread copies into every stage: the same pieces, `kSpan` bytes of a row further each time. Whole: rows of weights
 /// and of x are whole 16-byte pieces.
-template <uint32_t Format, int Tokens, int Segments, bool Whole>
+template <uint32_t Format, int Tokens, int Segments, bool Whole, int Groups>
 struct Filler {
   using S = Stage<Format, Tokens>;
   static constexpr int kRowStep = kThreads / kChunks;
@@ -152,7 +159,7 @@ struct Filler {
   __device__ __forceinline__ Filler(const Segment (&segments)[Segments], int cols_, int tokens, XRow x_row)
       : cols(cols_), bytes(row_bytes<Format>(cols_)), scale(segments[0].scale), scale_bytes(scale_pitch<Format>(cols_)) {
     whole_scales = scale_bytes % 16 == 0;
-    const int tid = threadIdx.x % kThreads;
+    const int tid = thread_of_ring<Groups>();
 #pragma unroll
     for (int i = 0; i < kRowsEach; ++i) {
       const Segment& s = segments[i * Segments / kRowsEach];
@@ -182,7 +189,7 @@ struct Filler {
 
   /// Issues the copies of span `span` of the rows into the stage at `stage`.
   __device__ __forceinline__ void fill(uint8_t* stage, int span) const {
-    const int tid = threadIdx.x % kThreads;
+    const int tid = thread_of_ring<Groups>();
     // Weights: a quarter warp copies 128 contiguous bytes of a row.
     const int left = bytes - span * kSpan - tid % kChunks * 16;
 #pragma unroll
@@ -254,11 +261,11 @@ template <uint32_t Format, int Tokens>
 constexpr int kSums = Format == WEIGHT_F32 ? Tokens : Tokens / 2;
 
 /// Adds a stage. `segment` is the one this warp's rows belong to.
-template <uint32_t Format, int Tokens>
+template <uint32_t Format, int Tokens, int Groups>
 __device__ __forceinline__ void multiply(const uint8_t* stage, int segment, float (&sums)[kSums<Format, Tokens>]) {
   using S = Stage<Format, Tokens>;
   constexpr int kTiles = Tokens / 8;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kWarps;
+  const int lane = threadIdx.x % 32, warp = thread_of_ring<Groups>() / 32;
   const int g = lane / 4, t = lane % 4;
 
   if constexpr (Format == WEIGHT_F32) {
@@ -393,8 +400,8 @@ template <uint32_t Format, int Tokens, bool Whole, int Groups, int Segments, typ
 __device__ __forceinline__ void stream(uint8_t* ring, const Segment (&segments)[Segments], int cols, int begin, int end,
                                        int tokens, XRow x_row, float (&sums)[kSums<Format, Tokens>]) {
   constexpr int kBytes = Stage<Format, Tokens>::kBytes;
-  const int segment = threadIdx.x / 32 % kWarps * Segments / kWarps;
-  const Filler<Format, Tokens, Segments, Whole> filler(segments, cols, tokens, x_row);
+  const int segment = thread_of_ring<Groups>() / 32 * Segments / kWarps;
+  const Filler<Format, Tokens, Segments, Whole, Groups> filler(segments, cols, tokens, x_row);
 
   // Prologue. Every iteration commits one group, an empty one past the end, so that the count of groups tells the stage.
 #pragma unroll
@@ -415,7 +422,7 @@ __device__ __forceinline__ void stream(uint8_t* ring, const Segment (&segments)[
     ring_barrier<Groups>();
     if (span + kStages - 1 < end) filler.fill(ring + next * kBytes, span + kStages - 1);
     ptx::copy_async_commit();
-    multiply<Format, Tokens>(ring + now * kBytes, segment, sums);
+    multiply<Format, Tokens, Groups>(ring + now * kBytes, segment, sums);
     now = now + 1 == kStages ? 0 : now + 1;
     next = next + 1 == kStages ? 0 : next + 1;
   }
@@ -429,7 +436,7 @@ __device__ __forceinline__ const float* tile(uint8_t* ring, const Segment (&segm
                                              int tokens, XRow x_row) {
   using S = Stage<Format, Tokens>;
   static_assert(S::kBytes % 16 == 0 && S::kBytes * kStages >= Tokens * kTilePitch * 4, "the tile fits over the ring");
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kWarps;
+  const int lane = threadIdx.x % 32, warp = thread_of_ring<Groups>() / 32;
   float sums[kSums<Format, Tokens>] = {};
   if (row_bytes<Format>(cols) % 16 == 0 && cols % 8 == 0) {
     stream<Format, Tokens, true, Groups>(ring, segments, cols, begin, end, tokens, x_row, sums);
