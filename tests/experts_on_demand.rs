@@ -101,6 +101,18 @@ fn host_memory_may_be_short_too() {
 }
 
 #[test]
+fn the_first_token_may_come_before_the_last_expert() {
+    let golden = golden("demo");
+    let prompt = &golden.greedy[..GREEDY_PROMPT];
+    let want = want(prompt, 8);
+    let cpu = || Engine::builder(checkpoint("demo")).device(DeviceChoice::Cpu);
+    for builder in [cpu(), builder().expert_slots(ALL / 4)] {
+        let engine = builder.serve_while_loading().load().unwrap();
+        assert_eq!(greedy(&engine, prompt, 8), want, "{}", engine.placement());
+    }
+}
+
+#[test]
 fn every_policy_gives_the_cpus_tokens() {
     let golden = golden("demo");
     let prompt = &golden.greedy[..GREEDY_PROMPT];

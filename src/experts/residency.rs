@@ -6,6 +6,7 @@
 
 mod ahead;
 mod copying;
+mod load;
 mod meter;
 mod on_device;
 mod resize;
@@ -15,19 +16,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::ExpertId;
-use super::cache::{Cache, Reserved};
+use super::cache::Reserved;
 use super::fault::{Faults, Point};
-use super::host::{HostStats, HostStore, StoreOptions};
-use super::policy::CachePolicy;
-use super::schedule::{Busy, Miss, Rates, Target, split};
+use super::host::{HostStats, HostStore};
+use super::schedule::{Busy, Miss, Target, split};
 use super::stats::ExpertStats;
-use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout};
 use crate::device::cpu::{HostJob, JobPanic, Workers};
 use crate::device::{Device, Pass, Routing, Shape, SlotAt};
-use crate::error::{Error, Result, Tier};
+use crate::error::{Result, Tier};
 use crate::telemetry::{Row, Tracer, What};
 
 use copying::{copy, evicted};
+pub use load::{PREFILL_CHUNK, Placement};
 use on_device::OnDevice;
 pub use resize::{Lent, SlotUse};
 
@@ -47,56 +47,6 @@ pub struct Residency<D: Device> {
     store: Arc<HostStore>,
     /// What the store had done when all was loaded.
     loaded: HostStats,
-}
-
-/// Where experts are to be kept, and how.
-#[derive(Debug, Clone)]
-pub struct Placement {
-    /// Slots on the device; `None` takes one for every expert. A device that computes in host memory has none.
-    pub slots: Option<usize>,
-    /// Bytes of host memory for expert records; `None` takes what they need, or what is free of it. The rest stays in the
-    /// checkpoint's files and is read when it is needed.
-    pub host_budget: Option<u64>,
-    /// What a tier keeps where not everything fits.
-    pub policy: CachePolicy,
-    /// Whether the CPU computes a share of the experts that are not on the device.
-    pub cpu_share: bool,
-    /// Tokens that a forward pass takes at once.
-    pub chunk: usize,
-    /// Bytes that the key/value cache of a sequence may allocate on a device with slots; beyond, as where memory has run out,
-    /// it takes slots.
-    #[doc(hidden)]
-    pub kv_limit: Option<u64>,
-    /// What the machine is believed to do until it has been seen.
-    pub rates: Rates,
-    /// Whether everything that was read again or copied to the device is compared with the checksum of its first read. Each
-    /// copy is then waited for and read back. Debug builds do.
-    pub checksums: bool,
-    /// Records what happens when.
-    pub trace: Tracer,
-    /// Faults on purpose.
-    #[doc(hidden)]
-    pub faults: Faults,
-}
-
-impl Default for Placement {
-    fn default() -> Placement {
-        // PCIe 5.0 x16 as measured by others, half of what twelve channels of DDR5 deliver, an H100's memory.
-        let rates = Rates::new(55e9, 200e9, 400e9, 2700e9, 10e-6);
-        let policy = CachePolicy::default();
-        Placement {
-            slots: None,
-            host_budget: None,
-            policy,
-            cpu_share: true,
-            chunk: PREFILL_CHUNK,
-            kv_limit: None,
-            rates,
-            checksums: cfg!(debug_assertions),
-            trace: Tracer::off(),
-            faults: Faults::none(),
-        }
-    }
 }
 
 struct State<D: Device> {
@@ -122,10 +72,6 @@ pub struct LayerCall<'a, D: Device> {
     pub session: Row,
 }
 
-/// Tokens that a forward pass takes at once where nothing else is planned: large enough that decoding the weights is a small
-/// part of the work, small enough that activations are (K2: 0.5 GB).
-pub const PREFILL_CHUNK: usize = 512;
-
 /// Tokens up to which each expert is computed as soon as it has arrived. With more tokens several are taken together:
 /// every pass prepares the tokens anew.
 pub const ONE_BY_ONE: usize = 16;
@@ -136,110 +82,11 @@ const TOGETHER: usize = 8;
 /// Bytes a second at which experts are believed to come from files: one NVMe drive's. It only shifts who takes a miss.
 pub(crate) const FILE_RATE: f64 = 5e9;
 
-/// Records of host memory where experts only pass through it on their way to the device.
-const PASSING: usize = 64;
-
 impl<D: Device> Residency<D> {
-    /// Makes room on the device and in host memory, and reads the experts: all of them where the tiers hold all, else they
-    /// come when they are needed.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Checkpoint`] with the damaged tensors found; what the device reports.
-    pub fn load(
-        checkpoint: &Arc<Checkpoint>,
-        device: &D,
-        load: &LoadOptions,
-        placement: &Placement,
-    ) -> Result<Residency<D>> {
-        let config = checkpoint.config();
-        let layouts: Vec<_> = (0..config.num_layers).map(|layer| checkpoint.record_layout(layer)).collect();
-        let experts = config.moe.num_experts;
-        let all = layouts.iter().flatten().count() * experts;
-        let slots = placement.slots.unwrap_or(all).min(all);
-        let record = layouts.iter().flatten().map(RecordLayout::size).max().unwrap_or(0);
-        if placement.faults.strikes(Point::DeviceAlloc) {
-            let (what, needed) = (format!("slots for {slots} experts"), (slots * record) as u64);
-            return Err(Error::OutOfMemory { what, needed, available: 0 });
-        }
-        let memory = device.slots(&layouts, experts, slots)?;
-        let all_on_device = memory.is_some() && slots == all;
-
-        let options = StoreOptions {
-            load: load.clone(),
-            faults: placement.faults.clone(),
-            checksums: placement.checksums,
-            background: true,
-            ..StoreOptions::default()
-        };
-        // Experts that all stay on the device only pass through host memory.
-        let budget =
-            placement.host_budget.or(all_on_device.then(|| (PASSING.min(all.max(1)) * record) as u64));
-        let in_host = budget.map_or(all, |budget| budget as usize / record.max(1)).min(all);
-        let policy = |slots| placement.policy.build(slots, layouts.len(), experts, config.moe.top_k);
-        let store = HostStore::new(checkpoint.clone(), budget, policy(in_host), options)?;
-        let mut pins = Vec::new();
-        let mut unpinned = None;
-        if memory.is_some() {
-            store.on_chunk(&mut |chunk| {
-                // SAFETY: a device looks at the address and the length of what it locks, not at the bytes.
-                match unpinned.is_none().then(|| device.pin(unsafe { chunk.bytes() })) {
-                    Some(Ok(pin)) => pins.push(pin),
-                    Some(Err(why)) => unpinned = Some(why.to_string()),
-                    None => {}
-                }
-                Ok(())
-            })?;
-        }
-        store.wait_loaded()?;
-
-        let on_device = memory.map(|memory| {
-            let cache = Cache::new(slots as u32, policy(slots));
-            OnDevice::new(memory, cache, &layouts, experts, placement, store.holds_all())
-        });
-        let workers = match device.workers() {
-            Some(workers) => workers.clone(),
-            None => Arc::new(Workers::new(load.threads)?),
-        };
-        let (routing, x, stats) = (Routing::default(), Vec::new(), ExpertStats::default());
-        let state = State { on_device, routing, x, stats };
-        let mut residency = Residency {
-            workers,
-            cpu_share: placement.cpu_share,
-            faults: placement.faults.clone(),
-            trace: placement.trace.clone(),
-            state: Mutex::new(state),
-            unpinned,
-            pins,
-            loaded: store.stats(),
-            store,
-        };
-        if all_on_device {
-            residency.bring_all(device, &layouts, experts)?;
-            residency.loaded = residency.store.stats();
-        }
-        Ok(residency)
-    }
-
-    /// Fills every slot, in order. What the device refuses comes when it is needed.
-    fn bring_all(&mut self, device: &D, layouts: &[Option<RecordLayout>], experts: usize) -> Result<()> {
-        let layers =
-            layouts.iter().enumerate().filter(|(_, layout)| layout.is_some()).map(|(layer, _)| layer);
-        let ids = layers.flat_map(|layer| (0..experts).map(move |e| ExpertId::new(layer, e)));
-        for id in ids {
-            let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-            let State { on_device: Some(on), stats, .. } = state else { return Ok(()) };
-            let Reserved::Slot { at, .. } = on.reserve(id, false) else { continue };
-            let at = SlotAt { slot: at.slot, generation: at.generation };
-            copy(device, &self.store, &self.faults, on, id, at, stats)?;
-            on.close(device)?;
-        }
-        Ok(())
-    }
-
     /// Whether what was computed since the last call found every expert where the tables say. Waits for it.
     ///
     /// # Errors
-    /// [`Error::Expert`] naming layer, expert and slot.
+    /// [`crate::Error::Expert`] naming layer, expert and slot.
     pub fn check(&self, device: &D) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(on) = &mut state.on_device else { return Ok(()) };
@@ -259,7 +106,7 @@ impl<D: Device> Residency<D> {
     /// An error if the device failed earlier.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`].
+    /// [`crate::Error::DeviceLost`].
     pub fn usable(&self) -> Result<()> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.on_device.as_ref().map_or(Ok(()), OnDevice::check)
@@ -268,7 +115,7 @@ impl<D: Device> Residency<D> {
     /// What a forward pass came to: if its device failed, that cannot be used any more, and the error says so.
     ///
     /// # Errors
-    /// That of the pass, or [`Error::DeviceLost`] instead.
+    /// That of the pass, or [`crate::Error::DeviceLost`] instead.
     pub fn outcome(&self, done: Result<()>) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut state.on_device {
@@ -281,7 +128,7 @@ impl<D: Device> Residency<D> {
     /// what it should. Returns the number of residents.
     ///
     /// # Errors
-    /// [`Error::Expert`] for the first that is not as it should be; what the device reports.
+    /// [`crate::Error::Expert`] for the first that is not as it should be; what the device reports.
     #[doc(hidden)]
     pub fn audit(&self, device: &D) -> Result<usize> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

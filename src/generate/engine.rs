@@ -346,6 +346,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Begins before all experts are in host memory; one that is needed earlier is read at once. A damaged expert is then
+    /// an error of the session that meets it, no longer one of loading.
+    pub fn serve_while_loading(mut self) -> Self {
+        self.placement.serve_while_loading = true;
+        self
+    }
+
     /// Decides what is kept where not everything fits.
     pub fn cache_policy(mut self, policy: CachePolicy) -> Self {
         self.placement.policy = policy;

@@ -71,6 +71,9 @@ pub struct ModelArgs {
     /// Host memory for experts; the others are read from the checkpoint when needed [default: all, if they fit]
     #[arg(long, alias = "host", env = "ABRUZZI_HOST_BUDGET", value_parser = units::bytes, value_name = "BYTES")]
     pub host_budget: Option<u64>,
+    /// Begin before all experts are loaded; damage in them is then found when it is met.
+    #[arg(long, env = "ABRUZZI_SERVE_WHILE_LOADING", value_parser = FalseyValueParser::new())]
+    pub serve_while_loading: bool,
     /// Which experts stay where not all fit: reuse, lru, lfru, s3-fifo or static.
     #[arg(long, env = "ABRUZZI_CACHE_POLICY", default_value_t, value_name = "POLICY")]
     pub cache_policy: CachePolicy,

@@ -46,6 +46,9 @@ pub fn load_traced(args: &ModelArgs, cancel: &CancelToken, tracer: &Tracer) -> a
     if let Some(bytes) = args.host_budget {
         builder = builder.host_budget(bytes);
     }
+    if args.serve_while_loading {
+        builder = builder.serve_while_loading();
+    }
     let loaded = builder
         .device(args.device)
         .threads(args.threads)
