@@ -37,16 +37,27 @@ Write the logits of given token ids to a safetensors file
 Usage: abruzzi logits [OPTIONS] --tokens <IDS> --out <FILE>
 
 Options:
-  -m, --model <DIR>        Checkpoint folder [default: the demo model] [env: ABRUZZI_MODEL=]
-      --device <DEVICE>    Where to compute: `auto`, `cpu`, `cuda` or `cuda:N` [env:
-                           ABRUZZI_DEVICE=] [default: auto]
-  -t, --threads <THREADS>  Worker threads; 0 takes one per core [env: ABRUZZI_THREADS=] [default: 0]
-      --tokens <IDS>       Token ids, separated by commas [env: ABRUZZI_TOKENS=]
-  -o, --out <FILE>         The file to write [env: ABRUZZI_OUT=]
-      --step               Decode token by token through the cache instead of one prefill [env:
-                           ABRUZZI_STEP=]
-  -h, --help               Print help
-  -V, --version            Print version
+  -m, --model <DIR>            Checkpoint folder [default: the demo model] [env: ABRUZZI_MODEL=]
+      --device <DEVICE>        Where to compute: `auto`, `cpu`, `cuda` or `cuda:N` [env:
+                               ABRUZZI_DEVICE=] [default: auto]
+  -t, --threads <THREADS>      Worker threads; 0 takes one per core [env: ABRUZZI_THREADS=]
+                               [default: 0]
+      --vram-budget <BYTES>    GPU memory to use, for everything [default: what is free] [env:
+                               ABRUZZI_VRAM_BUDGET=]
+      --host-budget <BYTES>    Host memory for experts; the others are read from the checkpoint when
+                               needed [default: all, if they fit] [env: ABRUZZI_HOST_BUDGET=]
+      --serve-while-loading    Begin before all experts are loaded; damage in them is then found
+                               when it is met [env: ABRUZZI_SERVE_WHILE_LOADING=]
+      --cache-policy <POLICY>  Which experts stay where not all fit: reuse, lru, lfru, s3-fifo or
+                               static [env: ABRUZZI_CACHE_POLICY=] [default: reuse]
+      --no-cpu-experts         Leave experts that are not on the GPU to the link alone; the CPU
+                               computes none of them [env: ABRUZZI_NO_CPU_EXPERTS=]
+      --tokens <IDS>           Token ids, separated by commas [env: ABRUZZI_TOKENS=]
+  -o, --out <FILE>             The file to write [env: ABRUZZI_OUT=]
+      --step                   Decode token by token through the cache instead of one prefill [env:
+                               ABRUZZI_STEP=]
+  -h, --help                   Print help
+  -V, --version                Print version
 
 Example:
   abruzzi logits --tokens 5,6,7 --out logits.safetensors     one f32 tensor `logits` [tokens, vocab]
