@@ -15,15 +15,41 @@ mod sync {
 
     use super::slots::Step;
 
-    pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
+    pub(super) use loom::sync::atomic::Ordering;
     /// Not under test, and each of its operations would multiply the interleavings.
     pub(super) use std::sync::Arc;
+
+    /// A word of which a load can be made a change that changes nothing: loom goes back before a thread's latest change, but
+    /// not before an earlier load. Such loads see the newest value only, so both kinds are explored.
+    #[derive(Debug)]
+    pub(super) struct AtomicU64(loom::sync::atomic::AtomicU64);
+
+    impl AtomicU64 {
+        pub(super) fn new(value: u64) -> AtomicU64 {
+            AtomicU64(loom::sync::atomic::AtomicU64::new(value))
+        }
+
+        pub(super) fn load(&self, order: Ordering) -> u64 {
+            if LOADS_CHANGE.get() { self.0.fetch_add(0, order) } else { self.0.load(order) }
+        }
+
+        pub(super) fn compare_exchange_weak(
+            &self,
+            current: u64,
+            new: u64,
+            success: Ordering,
+            failure: Ordering,
+        ) -> Result<u64, u64> {
+            self.0.compare_exchange_weak(current, new, success, failure)
+        }
+    }
 
     pub(super) type Alteration = fn(Step) -> Step;
 
     thread_local! {
         /// A model's threads are coroutines of one thread of the system.
         pub(super) static ALTERATION: Cell<Alteration> = const { Cell::new(|step| step) };
+        pub(super) static LOADS_CHANGE: Cell<bool> = const { Cell::new(false) };
     }
 
     pub(super) fn in_force(step: Step) -> Step {
@@ -39,7 +65,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed as Counting};
 use loom::thread;
 
 use slots::{Generation, Leases, Refused, SlotRef, SlotTable, State, Step};
-use sync::{ALTERATION, Alteration, Ordering};
+use sync::{ALTERATION, Alteration, LOADS_CHANGE, Ordering};
 
 /// A table of one slot, and the slot's memory: what is written to it is the generation it is written for.
 struct Slot {
@@ -339,12 +365,14 @@ fn explore(
     model: fn(),
     preemptions: Option<usize>,
     alteration: Alteration,
+    loads_change: bool,
 ) -> Result<usize, (usize, String)> {
     let executions = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&executions);
     // A thread of its own: a failed model leaves the checker's state behind.
     let outcome = std::thread::spawn(move || {
         ALTERATION.set(alteration);
+        LOADS_CHANGE.set(loads_change);
         catch_unwind(AssertUnwindSafe(|| {
             let mut checker = loom::model::Builder::new();
             checker.preemption_bound = preemptions;
@@ -366,18 +394,20 @@ fn explore(
 #[test]
 fn the_protocol_holds() {
     for (name, preemptions, model) in MODELS {
-        match explore(model, preemptions, |step| step) {
-            Ok(executions) => println!("{name}: {executions} executions"),
-            Err((executions, text)) => panic!("{name}: execution {executions}: {text}"),
-        }
+        let [changing, stale] = [true, false].map(|loads_change| {
+            explore(model, preemptions, |step| step, loads_change)
+                .unwrap_or_else(|(executions, text)| panic!("{name}: execution {executions}: {text}"))
+        });
+        println!("{name}: {changing} executions, {stale} with stale values");
     }
 }
 
 #[test]
 fn every_altered_step_is_noticed() {
     for (name, alteration) in ALTERATIONS {
-        let noticed = MODELS.iter().find_map(|(model, preemptions, run)| {
-            Some((model, explore(*run, *preemptions, *alteration).err()?))
+        let both = MODELS.iter().flat_map(|model| [(model, true), (model, false)]);
+        let noticed = { both }.find_map(|((model, preemptions, run), loads_change)| {
+            Some((model, explore(*run, *preemptions, *alteration, loads_change).err()?))
         });
         let (model, (executions, text)) = noticed.unwrap_or_else(|| panic!("{name}: no model noticed"));
         println!("{name}: {model}, execution {executions}: {}", text.lines().next().unwrap_or_default());
@@ -387,7 +417,7 @@ fn every_altered_step_is_noticed() {
 #[test]
 fn misuse_is_noticed() {
     for (name, model) in MISUSES {
-        let Err((executions, text)) = explore(model, None, |step| step) else {
+        let Err((executions, text)) = explore(model, None, |step| step, false) else {
             panic!("{name}: not noticed")
         };
         println!("{name}: execution {executions}: {}", text.lines().next().unwrap_or_default());

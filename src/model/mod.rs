@@ -61,7 +61,11 @@ impl<D: Device> Model<D> {
     ) -> Result<Model<D>> {
         let begun = Instant::now();
         let config = checkpoint.config().clone();
-        let loaded = checkpoint.load_trunk(load)?;
+        let loaded = match checkpoint.load_trunk(load) {
+            // All that is damaged, not the trunk's part only: who downloads a terabyte again wants to do it once.
+            Err(Error::Checkpoint { .. }) => return Err(checkpoint.damage(load)?),
+            loaded => loaded?,
+        };
         let weights =
             loaded.trunk.try_map::<_, _, Error>(&mut |m| device.matrix(m), &mut |v| device.vector(v))?;
         let load = load.after(loaded.stats.bytes, checkpoint.bytes());

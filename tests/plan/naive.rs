@@ -106,7 +106,8 @@ impl Naive {
 
     fn kv(&self, context: u64) -> u64 {
         let pages = context.div_ceil(64);
-        alloc(pages * self.layers * 64 * (self.latent + self.rope) * 2) + alloc(pages * 8)
+        alloc(pages * self.layers * 64 * (self.latent + self.rope) * 2)
+            + alloc(pages.next_power_of_two().max(512) * 8)
     }
 
     fn workspace(&self, chunk: u64) -> u64 {

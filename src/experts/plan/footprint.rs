@@ -14,6 +14,8 @@ use crate::quant::Format;
 
 /// Where the driver begins an allocation, in bytes.
 const ALLOCATION: u64 = 256;
+/// Pages that a cache's table has room for at least.
+const PAGE_TABLE: u64 = 512;
 /// Elements that a row of activations is padded to.
 const STRIDE: usize = 8;
 /// Tokens up to which matrices are multiplied as they stand; beyond, FP8 ones of the trunk are decoded first.
@@ -195,7 +197,8 @@ impl<'a> Footprint<'a> {
         let stride = self.config.attention.cached_dim().next_multiple_of(STRIDE);
         let pages = context.div_ceil(KV_PAGE) as u64;
         let page = (self.config.num_layers * KV_PAGE * stride * 2) as u64;
-        allocation(pages.saturating_mul(page)).saturating_add(allocation(8 * pages))
+        let table = pages.next_power_of_two().max(PAGE_TABLE);
+        allocation(pages.saturating_mul(page)).saturating_add(allocation(8 * table))
     }
 
     /// Activations of one session, for chunks of `chunk` tokens.
