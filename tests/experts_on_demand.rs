@@ -101,6 +101,31 @@ fn host_memory_may_be_short_too() {
 }
 
 #[test]
+fn sessions_that_share_short_host_memory_do_not_wait_for_each_other_for_good() {
+    let golden = golden("demo");
+    let prompt = &golden.greedy[..GREEDY_PROMPT];
+    let want = want(prompt, 32);
+    // A token needs all four records in every layer: two sessions that held two each could not go on.
+    let engine = Engine::builder(checkpoint("demo")).device(DeviceChoice::Cpu).host_budget(4 * 102_400);
+    let engine = engine.load().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(greedy(&engine, prompt, 32), want));
+        }
+    });
+}
+
+#[test]
+fn a_shorter_context_leaves_more_slots() {
+    let slots = |builder: EngineBuilder| {
+        let engine = builder.vram_budget(545 << 20).load().unwrap();
+        engine.slot_use().unwrap().total
+    };
+    let (short, long) = (slots(builder().context(64)), slots(builder()));
+    assert!(long < short, "{long} slots beside the longest context that fits, {short} beside 64 tokens");
+}
+
+#[test]
 fn the_first_token_may_come_before_the_last_expert() {
     let golden = golden("demo");
     let prompt = &golden.greedy[..GREEDY_PROMPT];

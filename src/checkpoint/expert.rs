@@ -4,14 +4,17 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+use rayon::prelude::*;
 
 use super::Checkpoint;
 use super::catalogue::{Located, Shard};
 use super::manifest::Source;
-use super::read::{CHUNK, Finding, changed, merge, non_finite, wrong_shape};
+use super::read::{CHUNK, Finding, LoadOptions, Run, changed, merge, non_finite, wrong_shape};
 use super::record::RecordLayout;
 use super::region::{HostRegion, RECORD_ALIGN};
-use crate::error::{Error, FaultKind, FaultList, Result};
+use crate::error::{Error, Fault, FaultKind, FaultList, Result};
 
 /// What direct reads want offsets, lengths and addresses to be multiples of: a page suffices for every file system
 /// that has them.
@@ -86,6 +89,31 @@ impl Checkpoint {
         buffer: &mut ReadBuffer,
     ) -> Result<()> {
         self.read_record(layer, expert, into, Some(buffer))
+    }
+
+    /// All that is damaged in the experts; each is read and forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Cancelled`].
+    pub(crate) fn damaged_experts(&self, options: &LoadOptions) -> Result<Vec<Fault>> {
+        let experts = self.bound.experts.iter().enumerate();
+        let ids: Vec<_> = experts.flat_map(|(l, experts)| (0..experts.len()).map(move |e| (l, e))).collect();
+        let run = Run::new(&self.catalogue, options, self.bytes);
+        let faults: Result<Vec<Vec<Fault>>> = run.pool()?.install(|| {
+            let faults_of = |buffer: &mut Vec<u8>, &(layer, expert): &(usize, usize)| {
+                if options.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+                    return Err(Error::Cancelled);
+                }
+                buffer.resize(self.record_layout(layer).map_or(0, |layout| layout.size()), 0);
+                match self.read_expert(layer, expert, buffer) {
+                    Ok(()) => Ok(Vec::new()),
+                    Err(Error::Checkpoint { faults, .. }) => Ok(faults.0),
+                    Err(error) => Err(error),
+                }
+            };
+            ids.par_iter().map_init(Vec::new, faults_of).collect()
+        });
+        Ok(faults?.into_iter().flatten().collect())
     }
 
     fn read_record(

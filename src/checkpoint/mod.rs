@@ -127,12 +127,6 @@ impl Checkpoint {
         self.bound.trunk.embedding.layout.format
     }
 
-    /// The error of a checkpoint in which damage was found, with all of it.
-    pub(crate) fn damage(&self, options: &LoadOptions) -> Result<Error> {
-        let faults = FaultList(verify(&self.dir, options)?.faults);
-        Ok(Error::Checkpoint { dir: self.dir.clone(), faults })
-    }
-
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -12,7 +12,7 @@ mod on_device;
 mod resize;
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::ExpertId;
@@ -45,6 +45,8 @@ pub struct Residency<D: Device> {
     #[allow(dead_code, reason = "held, not used")]
     pins: Vec<Box<dyn Any + Send + Sync>>,
     store: Arc<HostStore>,
+    /// Held by the session whose turn it is, where sessions must not meet in host memory.
+    turn: Mutex<()>,
     /// What the store had done when all was loaded.
     loaded: HostStats,
 }
@@ -110,6 +112,15 @@ impl<D: Device> Residency<D> {
     pub fn usable(&self) -> Result<()> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.on_device.as_ref().map_or(Ok(()), OnDevice::check)
+    }
+
+    /// A forward pass on a device that computes in host memory takes its turn where that is short: two passes that each hold
+    /// part of the records would wait for each other's. To be asked for outside the device's own threads.
+    pub fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = state.on_device.is_none() && !self.store.holds_all();
+        drop(state);
+        alone.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What a forward pass came to: if its device failed, that cannot be used any more, and the error says so.
@@ -234,7 +245,7 @@ impl<D: Device> Residency<D> {
         on.check()?;
         let layer = call.layer;
         on.retire(device)?;
-        on.ahead.tick();
+        on.ahead.tick(layer);
         on.land(device)?;
         on.publish(device, call.layer)?;
         let done = if on.holds_all() {
@@ -419,36 +430,18 @@ impl<D: Device> Residency<D> {
         let mut left = Vec::new();
         for &expert in experts {
             let id = ExpertId::new(call.layer, expert);
-            if let Some((at, fence)) = on.ahead.take(id) {
-                device.after(&fence)?;
-                on.came(id, at)?;
-                stats.over_link += 1;
-                arrived.push((expert as u32, at));
-                continue;
-            }
-            let reserved = loop {
-                match on.reserve(id, self.cpu_share) {
-                    Reserved::Busy => {
-                        // Everything is leased: by what runs, or by this very layer. Both end.
-                        on.pass(device, call, &mut arrived)?;
-                        if !on.wait_for_leases(device)? {
-                            break None;
-                        }
-                    }
-                    Reserved::Slot { at, evicted } => break Some((at, evicted)),
-                    Reserved::Held(_) | Reserved::Bypass => break None,
+            let at = match on.ahead.take(id) {
+                Some((at, fence)) => {
+                    device.after(&fence)?;
+                    on.came(id, at)?;
+                    Some(at)
                 }
+                None => self.bring(device, on, call, id, &mut arrived, stats)?,
             };
-            let Some((at, old)) = reserved else {
+            let Some(at) = at else {
                 left.push(expert);
                 continue;
             };
-            evicted(on, &self.store, stats, old);
-            let at = SlotAt { slot: at.slot, generation: at.generation };
-            if !copy(device, &self.store, &self.faults, on, id, at, stats)? {
-                left.push(expert);
-                continue;
-            }
             stats.over_link += 1;
             arrived.push((expert as u32, at));
             if arrived.len() == together {
@@ -457,6 +450,36 @@ impl<D: Device> Residency<D> {
         }
         on.pass(device, call, &mut arrived)?;
         Ok(left)
+    }
+
+    /// Begins to copy an expert into a slot; none if there is no slot for it, or the device refused. What has `arrived` is
+    /// computed first where its slots are all there are.
+    fn bring(
+        &self,
+        device: &D,
+        on: &mut OnDevice<D>,
+        call: &mut LayerCall<'_, D>,
+        id: ExpertId,
+        arrived: &mut Vec<(u32, SlotAt)>,
+        stats: &mut ExpertStats,
+    ) -> Result<Option<SlotAt>> {
+        let (at, old) = loop {
+            match on.reserve(id, self.cpu_share) {
+                Reserved::Busy => {
+                    // Everything is leased: by what runs, or by this very layer. Both end.
+                    on.pass(device, call, arrived)?;
+                    if !on.wait_for_leases(device)? {
+                        return Ok(None);
+                    }
+                }
+                Reserved::Slot { at, evicted } => break (at, evicted),
+                Reserved::Held(_) | Reserved::Bypass => return Ok(None),
+            }
+        };
+        evicted(on, &self.store, stats, old);
+        let at = SlotAt { slot: at.slot, generation: at.generation };
+        let begun = copy(device, &self.store, &self.faults, on, id, at, stats)?;
+        Ok(begun.then_some(at))
     }
 
     /// Computes experts on the CPU and puts their rows among the pairs.

@@ -209,6 +209,7 @@ pub struct EngineBuilder {
     load: LoadOptions,
     placement: Placement,
     vram_budget: Option<u64>,
+    context: Option<usize>,
 }
 
 impl Engine {
@@ -220,6 +221,7 @@ impl Engine {
             load: LoadOptions::default(),
             placement: Placement::default(),
             vram_budget: None,
+            context: None,
         }
     }
 
@@ -314,8 +316,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Plans GPU memory for sessions of so many tokens; a shorter context leaves more slots for experts. By default the longest
+    /// that leaves three quarters of the memory to the rest.
+    pub fn context(mut self, tokens: usize) -> Self {
+        self.context = Some(tokens);
+        self
+    }
+
     /// Where every byte would go, from the configuration alone and without a GPU, if [`EngineBuilder::vram_budget`] was
-    /// given. The context is the longest that leaves three quarters of the memory to the rest.
+    /// given.
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::Io`], [`Error::DoesNotFit`] with the smallest change that would; [`Error::Argument`]
@@ -323,7 +332,7 @@ impl EngineBuilder {
     pub fn plan(&self) -> Result<Plan> {
         let budget = self.vram_budget.ok_or_else(|| Error::argument("vram-budget", "is not given"))?;
         let config = ModelConfig::from_file(&self.path.join("config.json"))?;
-        self.plan_for(&config, budget, Ask::default())
+        self.plan_for(&config, budget, Ask { context: self.context, ..Ask::default() })
     }
 
     fn plan_for(&self, config: &ModelConfig, vram: u64, ask: Ask) -> Result<Plan> {
@@ -434,7 +443,8 @@ impl EngineBuilder {
         let fallback = device.fallback();
         let mut placement = self.placement.clone();
         if let Some(free) = device.memory_free()? {
-            let ask = Ask { plain: checkpoint.plain_format(), ..Ask::default() };
+            let plain = checkpoint.plain_format();
+            let ask = Ask { plain, context: self.context, ..Ask::default() };
             let vram = self.vram_budget.map_or(free, |budget| budget.min(free));
             let plan = self.plan_for(&config, vram, ask)?;
             plan.runs()?;

@@ -63,7 +63,10 @@ impl<D: Device> Model<D> {
         let config = checkpoint.config().clone();
         let loaded = match checkpoint.load_trunk(load) {
             // All that is damaged, not the trunk's part only: who downloads a terabyte again wants to do it once.
-            Err(Error::Checkpoint { .. }) => return Err(checkpoint.damage(load)?),
+            Err(Error::Checkpoint { dir, mut faults }) => {
+                faults.0.extend(checkpoint.damaged_experts(load)?);
+                return Err(Error::Checkpoint { dir, faults });
+            }
             loaded => loaded?,
         };
         let weights =
@@ -203,6 +206,7 @@ impl<D: Device> Sequence<D> {
         let model = self.model.clone();
         let start = self.len;
         model.experts.usable()?;
+        let _turn = model.experts.turn();
         let result = model.device.scope(|| -> Result<()> {
             for (i, chunk) in tokens.chunks(model.chunk).enumerate() {
                 let at = start + i * model.chunk;

@@ -21,7 +21,7 @@ pub fn waiting_for_input() -> bool {
 pub fn run(args: ChatArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let sampling = ui::sampling(&args.sampling);
     sampling.validate()?;
-    let engine = ui::load(&args.model, cancel)?;
+    let engine = ui::load(ui::builder(&args.model, args.sampling.ctx_size)?, cancel)?;
     let mut session = engine.session(ui::session_options(&args.sampling, cancel))?;
     let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
     let interactive = std::io::stdin().is_terminal();

@@ -23,7 +23,8 @@ pub fn run(args: GenerateArgs, cancel: &CancelToken) -> anyhow::Result<()> {
         (None, None) => String::new(),
     };
     let tracer = if args.trace.is_some() { Tracer::on() } else { Tracer::off() };
-    let engine = ui::load_traced(&args.model, cancel, &tracer)?;
+    let builder = ui::builder(&args.model, args.sampling.ctx_size)?.trace(tracer.clone());
+    let engine = ui::load(builder, cancel)?;
     let mut session = engine.session(ui::session_options(&args.sampling, cancel))?;
     let json = args.output.json;
     // Whatever can be refused is refused before the first byte of output.

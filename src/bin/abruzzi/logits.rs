@@ -11,7 +11,7 @@ use crate::ui;
 
 pub fn run(args: LogitsArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     check_target(&args.out)?;
-    let engine = ui::load(&args.model, cancel)?;
+    let engine = ui::load(ui::builder(&args.model, None)?, cancel)?;
     let mut session = engine.session(SessionOptions::default().cancel(cancel.clone()))?;
     let logits = if args.step {
         let mut rows = Vec::new();

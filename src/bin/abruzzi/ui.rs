@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use abruzzi::{CancelToken, Engine, LoadProgress, Sampling, SessionOptions, Tracer};
+use abruzzi::{CancelToken, Engine, EngineBuilder, LoadProgress, Sampling, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{ModelArgs, SamplingArgs};
@@ -29,17 +29,13 @@ pub fn model_path(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Loads the model with a bar on a terminal, and says what matters about it.
-pub fn load(args: &ModelArgs, cancel: &CancelToken) -> anyhow::Result<Engine> {
-    load_traced(args, cancel, &Tracer::off())
-}
-
-/// The same, recording into a tracer.
-pub fn load_traced(args: &ModelArgs, cancel: &CancelToken, tracer: &Tracer) -> anyhow::Result<Engine> {
-    let path = model_path(args.model.as_deref())?;
-    let bar = progress_bar();
-    let shown = bar.clone();
-    let mut builder = Engine::builder(&path);
+/// An engine set up as the flags say, for sessions of so many tokens.
+pub fn builder(args: &ModelArgs, context: Option<usize>) -> anyhow::Result<EngineBuilder> {
+    let mut builder = Engine::builder(model_path(args.model.as_deref())?)
+        .device(args.device)
+        .threads(args.threads)
+        .cache_policy(args.cache_policy)
+        .cpu_share(!args.no_cpu_experts);
     if let Some(bytes) = args.vram_budget {
         builder = builder.vram_budget(bytes);
     }
@@ -49,15 +45,17 @@ pub fn load_traced(args: &ModelArgs, cancel: &CancelToken, tracer: &Tracer) -> a
     if args.serve_while_loading {
         builder = builder.serve_while_loading();
     }
-    let loaded = builder
-        .device(args.device)
-        .threads(args.threads)
-        .cache_policy(args.cache_policy)
-        .cpu_share(!args.no_cpu_experts)
-        .cancel(cancel.clone())
-        .trace(tracer.clone())
-        .on_load(move |p| advance(&shown, p))
-        .load();
+    if let Some(tokens) = context {
+        builder = builder.context(tokens);
+    }
+    Ok(builder)
+}
+
+/// Loads the model with a bar on a terminal, and says what matters about it.
+pub fn load(builder: EngineBuilder, cancel: &CancelToken) -> anyhow::Result<Engine> {
+    let bar = progress_bar();
+    let shown = bar.clone();
+    let loaded = builder.cancel(cancel.clone()).on_load(move |p| advance(&shown, p)).load();
     bar.finish_and_clear();
     let engine = loaded?;
     if let Some(why) = engine.fallback() {

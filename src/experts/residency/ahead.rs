@@ -28,8 +28,8 @@ pub(super) struct Ahead<D: Device> {
     guessed: Option<usize>,
     /// When the link will have done what it was given, by its rate.
     link_free: Instant,
-    /// When the last layer was asked for, and the seconds from layer to layer.
-    last: Instant,
+    /// The layer that was asked for last, when, and the seconds from layer to layer.
+    last: (usize, Instant),
     layer_seconds: f64,
     /// Seconds the CPU took for the last layer it had a share of.
     pub(super) cpu_seconds: f64,
@@ -48,18 +48,20 @@ impl<D: Device> Ahead<D> {
             coming: FxHashMap::default(),
             guessed: None,
             link_free: Instant::now(),
-            last: Instant::now(),
+            last: (0, Instant::now()),
             layer_seconds: 0.0,
             cpu_seconds: 0.0,
         }
     }
 
     /// A layer is asked for: keeps the time from layer to layer.
-    pub(super) fn tick(&mut self) {
-        let seconds = self.last.elapsed().as_secs_f64();
-        self.last = Instant::now();
-        self.layer_seconds +=
-            if self.layer_seconds > 0.0 { WEIGHT } else { 1.0 } * (seconds - self.layer_seconds);
+    pub(super) fn tick(&mut self, layer: usize) {
+        let (before, at) = std::mem::replace(&mut self.last, (layer, Instant::now()));
+        // Between two tokens there may be anything, a person's thoughts for instance.
+        if layer == before + 1 {
+            let weight = if self.layer_seconds > 0.0 { WEIGHT } else { 1.0 };
+            self.layer_seconds += weight * (at.elapsed().as_secs_f64() - self.layer_seconds);
+        }
     }
 
     /// Notes that the link was given a copy of so many seconds.

@@ -154,6 +154,7 @@ impl<D: Device> Residency<D> {
             unpinned,
             pins,
             loaded: store.stats(),
+            turn: Mutex::new(()),
             store,
         };
         if all_on_device {

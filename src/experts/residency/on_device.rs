@@ -276,8 +276,8 @@ impl<D: Device> OnDevice<D> {
             self.cache.touch(id);
             if self.tables[layer].places[expert].is_none() {
                 let rows = routing.pairs_of(expert).len() as u32;
-                stats.from_file += u64::from(host_in(id) > 0.0);
                 let (arriving_in, host_in) = (self.ahead.due_in(id), host_in(id));
+                stats.from_file += u64::from(host_in > 0.0);
                 misses.push(Miss { expert: expert as u32, bytes, rows, arriving_in, host_in });
                 continue;
             }
