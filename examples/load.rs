@@ -1,18 +1,17 @@
-//! Loads a checkpoint and says what that cost: `cargo run --release --example load -- DIR`.
+//! Loads an engine on the CPU and says what that cost: `cargo run --release --example load -- DIR`.
 //!
 //! A process of its own, so that the peak of its memory is that of the load alone.
 
 use std::time::Instant;
 
-use abruzzi::{Checkpoint, LoadOptions};
+use abruzzi::{DeviceChoice, Engine};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::args().nth(1).ok_or("usage: load DIR")?;
     let begun = Instant::now();
-    let checkpoint = Checkpoint::open(&dir)?;
-    let loaded = checkpoint.load(&LoadOptions::default())?;
+    let engine = Engine::builder(&dir).device(DeviceChoice::Cpu).load()?;
     let seconds = begun.elapsed().as_secs_f64();
-    println!("bytes {}", loaded.stats.bytes);
+    println!("bytes {}", engine.load_stats().bytes);
     println!("seconds {seconds}");
     println!("peak {}", peak_memory()?);
     Ok(())

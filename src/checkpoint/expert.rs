@@ -77,7 +77,8 @@ impl Checkpoint {
         self.read_record(layer, expert, into, None)
     }
 
-    /// [`Checkpoint::read_expert`] without going through (and filling) the system's file cache, where that is possible.
+    /// [`Checkpoint::read_expert`] without filling the system's file cache, where that is possible; what that has is taken
+    /// from there.
     ///
     /// # Errors
     /// As [`Checkpoint::read_expert`].
@@ -179,6 +180,8 @@ impl Checkpoint {
             let at = (i * CHUNK) as u64;
             let offset = tensor.entry.offset + at;
             let read = match (direct, &mut buffer) {
+                // What the file cache has is there at once; a direct read would go to the disk for it.
+                (Some(_), Some(_)) if read_cached(&shard.file, offset, piece) => Ok(()),
                 (Some(files), Some(buffer)) => {
                     read_direct(&files[tensor.shard], offset, piece, buffer.0.bytes_mut())
                         .or_else(|e| on_refusal(e, &shard.file, offset, piece))
@@ -197,6 +200,25 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// Fills `into` from the file cache; false if that does not have all of it, or the system cannot say.
+fn read_cached(file: &File, offset: u64, into: &mut [u8]) -> bool {
+    let (mut done, len) = (0, into.len());
+    while done < len {
+        let rest = &mut into[done..];
+        let part = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() };
+        let at = offset + done as u64;
+        // SAFETY: one part, memory that is ours to write; the file is open.
+        let read =
+            unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, at as i64, libc::RWF_NOWAIT) };
+        match usize::try_from(read) {
+            Ok(1..) => done += read as usize,
+            // Not in the cache, the file's end, or a refusal: the read that follows tells which.
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// A file system that took the first direct read may refuse this one: the cached way then is as good.

@@ -6,28 +6,17 @@ use rayon::prelude::*;
 
 use super::catalogue::Located;
 use super::header::Dtype;
-use super::manifest::{Bound, Source};
+use super::manifest::Source;
 use super::read::{CHUNK, Finding, LoadOptions, Piece, Run};
-use super::record::{ExpertRecords, Placed, RecordLayout};
+use super::record::{Placed, RecordLayout};
 use super::region::{HostMatrix, HostRegion};
-use super::weights::{GatedMlp, Weights};
+use super::weights::Weights;
 use super::{Checkpoint, memory};
 use crate::error::{Error, FaultList, Result};
 use crate::quant::plain;
 
 /// A vector in host memory, decoded to f32.
 pub type HostVector = Arc<[f32]>;
-
-/// A model in host memory.
-#[derive(Debug)]
-pub struct LoadedWeights {
-    /// Everything but the routed experts.
-    pub trunk: Weights<HostMatrix, HostVector>,
-    /// The routed experts, per layer; `None` in dense layers.
-    pub experts: Vec<Option<ExpertRecords>>,
-    /// What loading cost.
-    pub stats: LoadStats,
-}
 
 /// Everything but the routed experts, in host memory.
 #[derive(Debug)]
@@ -55,86 +44,45 @@ struct Segment<'a> {
 }
 
 impl Checkpoint {
-    /// Reads all weights into memory and checks that every value is finite.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] before anything is allocated, [`Error::Checkpoint`] with all damaged tensors,
-    /// [`Error::Io`], [`Error::Cancelled`].
-    pub fn load(&self, options: &LoadOptions) -> Result<LoadedWeights> {
-        self.read_in(options, true)
+    /// Layout of the expert records of a layer; `None` for dense layers and beyond the last.
+    pub fn record_layout(&self, layer: usize) -> Option<RecordLayout> {
+        let expert = self.bound.experts.get(layer)?.first()?;
+        Some(RecordLayout::new(&expert.map(|m| m.layout)))
     }
 
     /// Reads everything but the routed experts into memory and checks that every value is finite. The experts are
-    /// then read one by one, with [`Checkpoint::read_expert`].
+    /// read one by one, with [`Checkpoint::read_expert`].
     ///
     /// # Errors
-    /// As [`Checkpoint::load`].
+    /// [`Error::OutOfMemory`] before anything is allocated, [`Error::Checkpoint`] with all damaged tensors of the trunk,
+    /// [`Error::Io`], [`Error::Cancelled`].
     pub fn load_trunk(&self, options: &LoadOptions) -> Result<LoadedTrunk> {
-        let LoadedWeights { trunk, stats, .. } = self.read_in(options, false)?;
-        Ok(LoadedTrunk { trunk, stats })
-    }
-
-    /// Layout of the expert records of a layer; `None` for dense layers and beyond the last.
-    pub fn record_layout(&self, layer: usize) -> Option<RecordLayout> {
-        self.bound.experts.get(layer)?.first().map(record)
-    }
-
-    fn read_in(&self, options: &LoadOptions, with_experts: bool) -> Result<LoadedWeights> {
-        let Bound { trunk, experts } = &self.bound;
         let mut end = 0;
         let placed: Weights<(Placed, &Source), &Located> =
-            { trunk.map(&mut |m| (Placed::after(m.layout, &mut end), m), &mut |v| v) };
-        let layouts: Vec<Option<RecordLayout>> =
-            experts.iter().map(|layer| layer.first().filter(|_| with_experts).map(record)).collect();
-        let expert_bytes = |l: usize| layouts[l].as_ref().map_or(0, |r| r.size() * experts[l].len());
-        let needed = end + (0..experts.len()).map(expert_bytes).sum::<usize>();
+            { self.bound.trunk.map(&mut |m| (Placed::after(m.layout, &mut end), m), &mut |v| v) };
         let available = memory::available();
-        if needed as u64 > available {
-            let what = if with_experts { "the model's weights" } else { "the model's trunk" }.to_owned();
-            return Err(Error::OutOfMemory { what, needed: needed as u64, available });
+        if end as u64 > available {
+            let what = "the model's trunk".to_owned();
+            return Err(Error::OutOfMemory { what, needed: end as u64, available });
         }
+        let mut region = HostRegion::new(end, "the model's trunk")?;
+        let (mut pieces, mut segments, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
+        placed.visit(&mut |(place, source)| segment(place, source, &mut segments, &mut shapes), &mut |_| {});
+        carve(&mut region, segments, &mut pieces);
 
-        let mut trunk_region = HostRegion::new(end, "the model's trunk")?;
-        let mut expert_regions = Vec::with_capacity(experts.len());
-        for (l, layout) in layouts.iter().enumerate() {
-            expert_regions.push(match layout {
-                Some(_) => Some(HostRegion::new(expert_bytes(l), "a layer's experts")?),
-                None => None,
-            });
-        }
-
-        let mut pieces = Vec::new();
-        let mut segments = Vec::new();
-        let mut shapes = Vec::new();
-        placed
-            .visit(&mut |(place, source)| segment(place, source, 0, &mut segments, &mut shapes), &mut |_| {});
-        carve(&mut trunk_region, segments, &mut pieces);
-        for (l, region) in expert_regions.iter_mut().enumerate() {
-            let (Some(region), Some(layout)) = (region, &layouts[l]) else { continue };
-            let mut segments = Vec::with_capacity(experts[l].len() * 6);
-            for (e, expert) in experts[l].iter().enumerate() {
-                for (place, source) in layout.parts().each().into_iter().zip(expert.each()) {
-                    segment(place, source, e * layout.size(), &mut segments, &mut shapes);
-                }
-            }
-            carve(region, segments, &mut pieces);
-        }
-
-        let bytes = if with_experts { self.bytes } else { trunk_bytes(trunk) };
-        let run = Run::new(&self.catalogue, options, bytes);
-        let pool = run.pool()?;
-        let mut findings: Vec<Finding<'_>> = pool.install(|| {
+        let run = Run::new(&self.catalogue, options, trunk_bytes(&self.bound.trunk));
+        let mut findings: Vec<Finding<'_>> = run.pool()?.install(|| {
             let bulk = pieces.into_par_iter().with_max_len(4).filter_map(|piece| run.read(piece).transpose());
             let shapes = shapes
                 .into_par_iter()
                 .filter_map(|(tensor, shape)| run.recorded_shape(tensor, shape).transpose());
             bulk.chain(shapes).collect::<Result<_>>()
         })?;
-        let trunk_region = Arc::new(trunk_region);
+        let region = Arc::new(region);
         let trunk = placed.try_map::<_, _, Error>(
             &mut |(place, _)| {
                 Ok(HostMatrix {
-                    region: trunk_region.clone(),
+                    region: region.clone(),
                     layout: place.layout,
                     weight: place.weight.clone(),
                     scale: place.scale.clone(),
@@ -147,16 +95,8 @@ impl Checkpoint {
         if !faults.is_empty() {
             return Err(Error::Checkpoint { dir: self.dir.clone(), faults: FaultList(faults) });
         }
-        let experts = expert_regions
-            .into_iter()
-            .zip(layouts)
-            .zip(experts)
-            .map(|((region, layout), experts)| {
-                Some(ExpertRecords::new(Arc::new(region?), layout?, experts.len()))
-            })
-            .collect();
-        let stats = LoadStats { bytes, seconds: run.begun.elapsed().as_secs_f64() };
-        Ok(LoadedWeights { trunk, experts, stats })
+        let stats = LoadStats { bytes: run.bytes_total, seconds: run.begun.elapsed().as_secs_f64() };
+        Ok(LoadedTrunk { trunk, stats })
     }
 }
 
@@ -170,21 +110,16 @@ fn trunk_bytes(trunk: &Weights<Source, Located>) -> u64 {
     matrices + vectors
 }
 
-fn record(expert: &GatedMlp<Source>) -> RecordLayout {
-    RecordLayout::new(&expert.map(|m| m.layout))
-}
-
-/// Notes where a matrix's parts go, `base` bytes into their region.
+/// Notes where a matrix's parts go.
 fn segment<'a>(
     place: &Placed,
     source: &'a Source,
-    base: usize,
     segments: &mut Vec<Segment<'a>>,
     shapes: &mut Vec<(&'a Located, [usize; 2])>,
 ) {
-    segments.push(Segment { tensor: &source.weight, start: base + place.weight.start });
+    segments.push(Segment { tensor: &source.weight, start: place.weight.start });
     if let Some(scale) = &source.scale {
-        segments.push(Segment { tensor: scale, start: base + place.scale.start });
+        segments.push(Segment { tensor: scale, start: place.scale.start });
     }
     if let Some(shape) = &source.shape {
         shapes.push((shape, [place.layout.rows, place.layout.cols]));

@@ -1,7 +1,8 @@
 //! A checkpoint on disk: what it holds, whether that is what its configuration describes, and reading it in place.
 //!
-//! [`Checkpoint::open`] is the quick structural check and always runs; [`Checkpoint::load`] looks at every value while it
-//! reads; [`verify`] does both without keeping anything and lists all that is wrong.
+//! [`Checkpoint::open`] is the quick structural check and always runs; [`Checkpoint::load_trunk`] and
+//! [`Checkpoint::read_expert`] look at every value while they read; [`verify`] does all that without keeping anything and lists
+//! all that is wrong.
 
 mod catalogue;
 mod expert;
@@ -28,10 +29,10 @@ pub(crate) use header::MAX_TENSORS;
 pub use header::{Dtype, Entry, Header, parse_header};
 pub use index::{Index, parse_index};
 pub use inventory::{Amount, Inventory};
-pub use load::{HostVector, LoadStats, LoadedTrunk, LoadedWeights};
+pub use load::{HostVector, LoadStats, LoadedTrunk};
 pub use manifest::SkippedTensors;
 pub use read::{LoadOptions, LoadProgress};
-pub use record::{ExpertRecords, Placed, RecordLayout, SharedRecord};
+pub use record::{Placed, RecordLayout};
 pub use verify::{VerifyReport, verify};
 
 use catalogue::{Catalogue, Located};

@@ -4,9 +4,8 @@
 //! load is plain reads into place, a copy to a device is one copy, and a device slot has the same layout.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use super::region::{HostMatrix, HostRegion, PART_ALIGN, RECORD_ALIGN};
+use super::region::{PART_ALIGN, RECORD_ALIGN};
 use super::weights::GatedMlp;
 use crate::quant::{MatrixLayout, MatrixView};
 
@@ -30,12 +29,6 @@ impl Placed {
             start..*end
         };
         Placed { layout, weight: take(layout.weight_bytes()), scale: take(layout.scale_bytes()) }
-    }
-
-    /// The same place, `by` bytes later.
-    fn moved(&self, by: usize) -> (Range<usize>, Range<usize>) {
-        let shift = |r: &Range<usize>| r.start + by..r.end + by;
-        (shift(&self.weight), shift(&self.scale))
     }
 }
 
@@ -72,74 +65,6 @@ impl RecordLayout {
         assert_eq!(record.len(), self.size, "bytes of a record");
         self.parts.map(|part| {
             MatrixView::new(part.layout, &record[part.weight.clone()], &record[part.scale.clone()])
-        })
-    }
-}
-
-/// The bytes of one record, sharing the memory they lie in.
-#[derive(Debug, Clone)]
-pub struct SharedRecord {
-    region: Arc<HostRegion>,
-    range: Range<usize>,
-}
-
-impl AsRef<[u8]> for SharedRecord {
-    fn as_ref(&self) -> &[u8] {
-        &self.region.bytes()[self.range.clone()]
-    }
-}
-
-/// The routed experts of one layer in host memory.
-#[derive(Debug, Clone)]
-pub struct ExpertRecords {
-    region: Arc<HostRegion>,
-    layout: RecordLayout,
-    count: usize,
-}
-
-impl ExpertRecords {
-    pub(super) fn new(region: Arc<HostRegion>, layout: RecordLayout, count: usize) -> ExpertRecords {
-        ExpertRecords { region, layout, count }
-    }
-
-    /// Experts of the layer.
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// The layout every record has.
-    pub fn layout(&self) -> &RecordLayout {
-        &self.layout
-    }
-
-    /// The bytes of one expert's record.
-    ///
-    /// # Panics
-    /// If there is no such expert.
-    pub fn record(&self, expert: usize) -> &[u8] {
-        assert!(expert < self.count, "expert {expert} of {}", self.count);
-        &self.region.bytes()[expert * self.layout.size..][..self.layout.size]
-    }
-
-    /// [`ExpertRecords::record`], keeping the memory.
-    ///
-    /// # Panics
-    /// If there is no such expert.
-    pub fn shared(&self, expert: usize) -> SharedRecord {
-        assert!(expert < self.count, "expert {expert} of {}", self.count);
-        let start = expert * self.layout.size;
-        SharedRecord { region: self.region.clone(), range: start..start + self.layout.size }
-    }
-
-    /// The matrices of one expert.
-    ///
-    /// # Panics
-    /// If there is no such expert.
-    pub fn expert(&self, expert: usize) -> GatedMlp<HostMatrix> {
-        assert!(expert < self.count, "expert {expert} of {}", self.count);
-        self.layout.parts.map(|part| {
-            let (weight, scale) = part.moved(expert * self.layout.size);
-            HostMatrix { region: self.region.clone(), layout: part.layout, weight, scale }
         })
     }
 }

@@ -1,17 +1,19 @@
 //! What the tests compare with, and what they share.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use abruzzi::checkpoint::LoadedWeights;
+use abruzzi::checkpoint::weights::{Storage, expert_spec};
 use abruzzi::error::Tier;
 use abruzzi::experts::ExpertId;
 use abruzzi::experts::host::{HostStore, StoreOptions};
 use abruzzi::experts::policy::{Policy, Victim};
-use abruzzi::{Checkpoint, Error, LoadOptions};
+use abruzzi::{Checkpoint, Error};
+use safetensors::SafeTensors;
 
 /// Least recently used.
 #[derive(Default)]
@@ -64,10 +66,10 @@ impl Policy for Oldest {
     }
 }
 
-/// A checkpoint and every record as the whole load has it.
+/// A checkpoint and every record, put together from the tensors that the `safetensors` crate finds.
 pub struct Truth {
     pub checkpoint: Arc<Checkpoint>,
-    pub loaded: LoadedWeights,
+    records: HashMap<ExpertId, Vec<u8>>,
     pub ids: Vec<ExpertId>,
     pub slot: u64,
 }
@@ -75,16 +77,52 @@ pub struct Truth {
 impl Truth {
     pub fn of(path: impl AsRef<Path>) -> Truth {
         let checkpoint = Arc::new(Checkpoint::open(path).unwrap());
-        let loaded = checkpoint.load(&LoadOptions::default()).unwrap();
-        let layers = loaded.experts.iter().enumerate();
-        let layers = layers.filter_map(|(layer, records)| Some((layer, records.as_ref()?.count())));
-        let ids = layers.flat_map(|(l, count)| (0..count).map(move |e| ExpertId::new(l, e))).collect();
-        let slot = loaded.experts.iter().flatten().map(|r| r.layout().size()).max().unwrap() as u64;
-        Truth { checkpoint, loaded, ids, slot }
+        let files: Vec<Vec<u8>> =
+            shards(checkpoint.dir()).iter().map(|f| std::fs::read(f).unwrap()).collect();
+        let files: Vec<SafeTensors<'_>> =
+            files.iter().map(|bytes| SafeTensors::deserialize(bytes).unwrap()).collect();
+        let tensor = |name: &str| files.iter().find_map(|f| f.tensor(name).ok()).unwrap().data().to_vec();
+        let config = checkpoint.config();
+        let layers = (0..config.num_layers).filter(|&layer| checkpoint.record_layout(layer).is_some());
+        let experts = config.moe.num_experts;
+        let ids: Vec<_> = layers.flat_map(|l| (0..experts).map(move |e| ExpertId::new(l, e))).collect();
+        let record = |&id: &ExpertId| {
+            let layout = checkpoint.record_layout(id.layer as usize).unwrap();
+            let mut bytes = vec![0; layout.size()];
+            let spec = expert_spec(config, id.layer as usize, id.expert as usize);
+            for (place, spec) in layout.parts().each().into_iter().zip(spec.each()) {
+                let (weight, scale) = match spec.storage {
+                    Storage::Plain => ("weight", None),
+                    Storage::Fp8Block => ("weight", Some("weight_scale_inv")),
+                    Storage::Int4Group32 => ("weight_packed", Some("weight_scale")),
+                };
+                let mut put = |suffix: &str, range: &std::ops::Range<usize>| {
+                    bytes[range.clone()].copy_from_slice(&tensor(&format!("{}.{suffix}", spec.module)));
+                };
+                put(weight, &place.weight);
+                scale.into_iter().for_each(|suffix| put(suffix, &place.scale));
+            }
+            (id, bytes)
+        };
+        let records: HashMap<_, _> = ids.iter().map(record).collect();
+        let slot = records.values().map(Vec::len).max().unwrap() as u64;
+        drop(files);
+        Truth { checkpoint, records, ids, slot }
     }
 
     pub fn record(&self, id: ExpertId) -> &[u8] {
-        self.loaded.experts[id.layer as usize].as_ref().unwrap().record(id.expert as usize)
+        &self.records[&id]
+    }
+
+    /// Has the system forget what it has of the files, so that they are read from the disk.
+    pub fn forget_cached(&self) {
+        for shard in shards(self.checkpoint.dir()) {
+            let file = std::fs::File::open(shard).unwrap();
+            // Pages that were not written yet stay; where the folder cannot be synced nothing is lost but the point.
+            let _ = file.sync_all();
+            // SAFETY: advice about a file that is open.
+            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        }
     }
 
     pub fn whole(&self) -> u64 {
@@ -135,6 +173,11 @@ impl Truth {
         });
         counts.map(AtomicU64::into_inner).into()
     }
+}
+
+fn shards(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect()
 }
 
 pub struct Random(pub u64);

@@ -151,7 +151,7 @@ impl Reading {
     /// How records are read, in words.
     pub(super) fn describe(&self) -> String {
         let way = match self.checkpoint.direct_io() {
-            Ok(()) => "read around the file cache".to_owned(),
+            Ok(()) => "read from the file cache or around it".to_owned(),
             Err(why) => format!("read through the file cache ({why})"),
         };
         if self.sums.is_some() { format!("{way}, checksums compared") } else { way }
