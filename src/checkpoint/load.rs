@@ -1,5 +1,6 @@
 //! From disk into aligned memory: every byte read once, straight to where it stays, checked on the way.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -10,10 +11,10 @@ use super::manifest::Source;
 use super::read::{CHUNK, Finding, LoadOptions, Piece, Run};
 use super::record::{Placed, RecordLayout};
 use super::region::{HostMatrix, HostRegion};
-use super::weights::Weights;
+use super::weights::{Layer, Weights};
 use super::{Checkpoint, memory};
 use crate::error::{Error, FaultList, Result};
-use crate::quant::plain;
+use crate::quant::{MatrixLayout, plain};
 
 /// A vector in host memory, decoded to f32.
 pub type HostVector = Arc<[f32]>;
@@ -57,20 +58,115 @@ impl Checkpoint {
     /// [`Error::OutOfMemory`] before anything is allocated, [`Error::Checkpoint`] with all damaged tensors of the trunk,
     /// [`Error::Io`], [`Error::Cancelled`].
     pub fn load_trunk(&self, options: &LoadOptions) -> Result<LoadedTrunk> {
+        let trunk = &self.bound.trunk;
+        let mut parts = Parts::default();
+        trunk.visit(&mut |m| parts.matrices.push(m), &mut |v| parts.vectors.push(v));
+        let loaded = self.load_parts("the model's trunk", &parts, options)?;
+        let (mut matrices, mut vectors) = loaded.in_order();
+        Ok(LoadedTrunk { trunk: trunk.map(&mut |_| matrices(), &mut |_| vectors()), stats: loaded.stats })
+    }
+
+    /// [`Checkpoint::load_trunk`] of one layer alone.
+    ///
+    /// # Errors
+    /// As there; [`Error::Argument`] if there is no such layer.
+    pub fn load_layer(&self, layer: usize, options: &LoadOptions) -> Result<Layer<HostMatrix, HostVector>> {
+        let Some(source) = self.bound.trunk.layers.get(layer) else {
+            let last = self.bound.trunk.layers.len().saturating_sub(1);
+            return Err(Error::argument("layer", format!("is {layer}, expected at most {last}")));
+        };
+        let mut parts = Parts::default();
+        source.map(&mut |m| parts.matrices.push(m), &mut |v| parts.vectors.push(v));
+        let loaded = self.load_parts(&format!("layer {layer}"), &parts, options)?;
+        let (mut matrices, mut vectors) = loaded.in_order();
+        Ok(source.map(&mut |_| matrices(), &mut |_| vectors()))
+    }
+
+    /// The final norm, and the head in blocks of at most `rows` rows: `take` is given the block's first row and the block. A
+    /// tied head is the embedding.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_trunk`], and what `take` returns.
+    pub fn each_head_block(
+        &self,
+        rows: usize,
+        options: &LoadOptions,
+        mut take: impl FnMut(&HostVector, usize, &HostMatrix) -> Result<()>,
+    ) -> Result<()> {
+        let trunk = &self.bound.trunk;
+        let parts = Parts { matrices: Vec::new(), vectors: vec![&trunk.norm] };
+        let norm = self.load_parts("the final norm", &parts, options)?.in_order().1();
+        let head = trunk.head.as_ref().unwrap_or(&trunk.embedding);
+        for first in (0..head.layout.rows).step_by(rows.max(1)) {
+            let count = rows.max(1).min(head.layout.rows - first);
+            take(&norm, first, &self.load_rows(head, first, count, options)?)?;
+        }
+        Ok(())
+    }
+
+    /// Rows of the embedding table, decoded to f32, [ids, hidden].
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_trunk`]; [`Error::Argument`] for an id beyond the table.
+    pub fn load_embeddings(&self, ids: &[u32], options: &LoadOptions) -> Result<Vec<f32>> {
+        let table = &self.bound.trunk.embedding;
+        let MatrixLayout { rows, cols, .. } = table.layout;
+        let mut out = vec![0.0; ids.len() * cols];
+        let mut known: HashMap<u32, usize> = HashMap::new();
+        for (i, &id) in ids.iter().enumerate() {
+            if id as usize >= rows {
+                return Err(Error::argument("tokens", format!("holds {id}, expected ids below {rows}")));
+            }
+            match known.get(&id) {
+                Some(&seen) => out.copy_within(seen * cols..(seen + 1) * cols, i * cols),
+                None => {
+                    let row = self.load_rows(table, id as usize, 1, options)?;
+                    row.view().decode(0, 0, &mut out[i * cols..][..cols]);
+                    known.insert(id, i);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Some rows of a matrix without scales, as a matrix of its own.
+    fn load_rows(
+        &self,
+        source: &Source,
+        first: usize,
+        count: usize,
+        options: &LoadOptions,
+    ) -> Result<HostMatrix> {
+        let layout = MatrixLayout { rows: count, ..source.layout };
+        let (tensor, row) = (&source.weight, layout.row_bytes());
+        let mut region = HostRegion::new(layout.weight_bytes(), "rows of a matrix")?;
+        let run = Run::new(&self.catalogue, options, layout.weight_bytes() as u64);
+        let mut findings = Vec::new();
+        for (i, into) in region.bytes_mut()[..layout.weight_bytes()].chunks_mut(CHUNK).enumerate() {
+            let at = (first * row + i * CHUNK) as u64;
+            findings.extend(run.read(Piece { tensor, at, into })?);
+        }
+        self.sound(&run, findings)?;
+        let weight = 0..layout.weight_bytes();
+        Ok(HostMatrix { region: Arc::new(region), layout, weight, scale: 0..0 })
+    }
+
+    /// Reads matrices into one region, and vectors.
+    fn load_parts(&self, what: &str, parts: &Parts<'_>, options: &LoadOptions) -> Result<LoadedParts> {
         let mut end = 0;
-        let placed: Weights<(Placed, &Source), &Located> =
-            { self.bound.trunk.map(&mut |m| (Placed::after(m.layout, &mut end), m), &mut |v| v) };
+        let places: Vec<Placed> = parts.matrices.iter().map(|m| Placed::after(m.layout, &mut end)).collect();
         let available = memory::available();
         if end as u64 > available {
-            let what = "the model's trunk".to_owned();
-            return Err(Error::OutOfMemory { what, needed: end as u64, available });
+            return Err(Error::OutOfMemory { what: what.to_owned(), needed: end as u64, available });
         }
-        let mut region = HostRegion::new(end, "the model's trunk")?;
+        let mut region = HostRegion::new(end, what)?;
         let (mut pieces, mut segments, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
-        placed.visit(&mut |(place, source)| segment(place, source, &mut segments, &mut shapes), &mut |_| {});
+        for (place, source) in places.iter().zip(&parts.matrices) {
+            segment(place, source, &mut segments, &mut shapes);
+        }
         carve(&mut region, segments, &mut pieces);
 
-        let run = Run::new(&self.catalogue, options, trunk_bytes(&self.bound.trunk));
+        let run = Run::new(&self.catalogue, options, parts.bytes());
         let mut findings: Vec<Finding<'_>> = run.pool()?.install(|| {
             let bulk = pieces.into_par_iter().with_max_len(4).filter_map(|piece| run.read(piece).transpose());
             let shapes = shapes
@@ -78,36 +174,70 @@ impl Checkpoint {
                 .filter_map(|(tensor, shape)| run.recorded_shape(tensor, shape).transpose());
             bulk.chain(shapes).collect::<Result<_>>()
         })?;
+        let vectors = parts.vectors.iter().map(|&tensor| vector(&run, tensor, &mut findings));
+        let vectors = vectors.collect::<Result<_>>()?;
+        self.sound(&run, findings)?;
         let region = Arc::new(region);
-        let trunk = placed.try_map::<_, _, Error>(
-            &mut |(place, _)| {
-                Ok(HostMatrix {
-                    region: region.clone(),
-                    layout: place.layout,
-                    weight: place.weight.clone(),
-                    scale: place.scale.clone(),
-                })
-            },
-            &mut |tensor| vector(&run, tensor, &mut findings),
-        )?;
+        let matrices = places
+            .into_iter()
+            .map(|Placed { layout, weight, scale }| HostMatrix {
+                region: region.clone(),
+                layout,
+                weight,
+                scale,
+            })
+            .collect();
+        let stats = LoadStats { bytes: run.bytes_total, seconds: run.begun.elapsed().as_secs_f64() };
+        Ok(LoadedParts { matrices, vectors, stats })
+    }
+
+    /// An error with all that was found wrong, if anything was.
+    fn sound(&self, run: &Run<'_>, findings: Vec<Finding<'_>>) -> Result<()> {
         let mut faults = run.merge(findings);
         faults.extend(run.changed_files());
-        if !faults.is_empty() {
-            return Err(Error::Checkpoint { dir: self.dir.clone(), faults: FaultList(faults) });
+        if faults.is_empty() {
+            return Ok(());
         }
-        let stats = LoadStats { bytes: run.bytes_total, seconds: run.begun.elapsed().as_secs_f64() };
-        Ok(LoadedTrunk { trunk, stats })
+        Err(Error::Checkpoint { dir: self.dir.clone(), faults: FaultList(faults) })
     }
 }
 
-/// Bytes on disk of everything but the routed experts.
-fn trunk_bytes(trunk: &Weights<Source, Located>) -> u64 {
-    let (mut matrices, mut vectors) = (0, 0);
-    let len = |part: &Option<Located>| part.as_ref().map_or(0, |t| t.entry.len);
-    trunk.visit(&mut |m| matrices += m.weight.entry.len + len(&m.scale) + len(&m.shape), &mut |v| {
-        vectors += v.entry.len;
-    });
-    matrices + vectors
+/// Leaves of a tree of weights, in the order they are visited.
+#[derive(Default)]
+struct Parts<'a> {
+    matrices: Vec<&'a Source>,
+    vectors: Vec<&'a Located>,
+}
+
+impl Parts<'_> {
+    /// Bytes on disk.
+    fn bytes(&self) -> u64 {
+        let len = |part: &Option<Located>| part.as_ref().map_or(0, |t| t.entry.len);
+        let matrices = self.matrices.iter().map(|m| m.weight.entry.len + len(&m.scale) + len(&m.shape));
+        matrices.sum::<u64>() + self.vectors.iter().map(|v| v.entry.len).sum::<u64>()
+    }
+}
+
+/// The same leaves in memory.
+struct LoadedParts {
+    matrices: Vec<HostMatrix>,
+    vectors: Vec<HostVector>,
+    stats: LoadStats,
+}
+
+impl LoadedParts {
+    /// Functions that return the leaves one after the other, for mapping the tree they came from.
+    fn in_order(&self) -> (impl FnMut() -> HostMatrix, impl FnMut() -> HostVector) {
+        (one_by_one(&self.matrices), one_by_one(&self.vectors))
+    }
+}
+
+fn one_by_one<T: Clone>(all: &[T]) -> impl FnMut() -> T {
+    let mut next = 0;
+    move || {
+        next += 1;
+        all[next - 1].clone()
+    }
 }
 
 /// Notes where a matrix's parts go.
@@ -140,7 +270,7 @@ fn carve<'t, 'm>(region: &'m mut HostRegion, segments: Vec<Segment<'t>>, pieces:
 }
 
 /// Reads a vector; few and small, they are decoded at once.
-fn vector<'a>(run: &Run<'_>, tensor: &&'a Located, findings: &mut Vec<Finding<'a>>) -> Result<HostVector> {
+fn vector<'a>(run: &Run<'_>, tensor: &'a Located, findings: &mut Vec<Finding<'a>>) -> Result<HostVector> {
     let mut raw = vec![0u8; tensor.entry.len as usize];
     findings.extend(run.read(Piece { tensor, at: 0, into: &mut raw })?);
     let mut values = vec![0.0; raw.len() / tensor.entry.dtype.bytes() as usize];

@@ -180,6 +180,16 @@ impl<M, V> Weights<M, V> {
 }
 
 impl<M, V> Layer<M, V> {
+    /// Maps every leaf as [`Weights::map`] does.
+    pub fn map<'a, N, W>(
+        &'a self,
+        matrix: &mut impl FnMut(&'a M) -> N,
+        vector: &mut impl FnMut(&'a V) -> W,
+    ) -> Layer<N, W> {
+        let Ok(mapped) = self.try_map::<_, _, Infallible>(&mut |m| Ok(matrix(m)), &mut |v| Ok(vector(v)));
+        mapped
+    }
+
     fn try_map<'a, N, W, E>(
         &'a self,
         matrix: &mut impl FnMut(&'a M) -> Result<N, E>,

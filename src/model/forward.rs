@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::Model;
+use super::block::{CachePlace, Stream};
 use super::guess::Guess;
-use super::{ABSORB_UP_TO, Model};
-use crate::checkpoint::weights::{Attention, GatedMlp, Mlp, Query};
-use crate::device::{Device, MlaCall, MlaForm, Precision, Routing, Shape, Site, Trip};
+use crate::checkpoint::weights::{GatedMlp, Mlp};
+use crate::device::{Device, Precision, Routing, Shape, Site, Trip};
 use crate::error::{Error, NonFinite, Result};
 use crate::experts::residency::LayerCall;
 use crate::telemetry::{Row, What};
@@ -17,16 +18,7 @@ const HEAD: &str = "lm_head";
 
 /// Tensors of one sequence's forward pass, reused from chunk to chunk.
 pub(super) struct Workspace<D: Device> {
-    /// The residual stream.
-    hidden: D::Tensor,
-    normed: D::Tensor,
-    /// What a block adds to the residual stream.
-    update: D::Tensor,
-    q_latent: D::Tensor,
-    q_normed: D::Tensor,
-    q: D::Tensor,
-    kv_a: D::Tensor,
-    attended: D::Tensor,
+    stream: Stream<D>,
     router_logits: D::Tensor,
     pairs: D::Tensor,
     last: D::Tensor,
@@ -36,7 +28,6 @@ pub(super) struct Workspace<D: Device> {
     guess: Guess<D>,
     /// Decisions to take instead of the router's in the next chunk, by layer.
     pub(super) replay: Vec<Option<Routing>>,
-    guard: D::Guard,
     /// The session's row in a trace.
     session: Row,
 }
@@ -44,22 +35,13 @@ pub(super) struct Workspace<D: Device> {
 impl<D: Device> Workspace<D> {
     pub(super) fn new(model: &Model<D>) -> Result<Self> {
         let (c, device) = (&model.config, &model.device);
-        let a = &c.attention;
-        let working = |cols| device.tensor(model.chunk, cols, Precision::Working);
         let routing = |layer: usize| match &model.weights.layers[layer].mlp {
             Mlp::Dense(_) => Ok(None),
             Mlp::Experts { .. } => device.routing(model.chunk, &c.moe).map(Some),
         };
         let full = |cols| device.tensor(model.chunk, cols, Precision::Full);
         Ok(Workspace {
-            hidden: full(c.hidden_size)?,
-            normed: working(c.hidden_size)?,
-            update: working(c.hidden_size)?,
-            q_latent: working(a.q_lora_rank.unwrap_or(1))?,
-            q_normed: working(a.q_lora_rank.unwrap_or(1))?,
-            q: working(a.num_heads * a.qk_head_dim())?,
-            kv_a: working(a.cached_dim())?,
-            attended: working(a.num_heads * a.v_head_dim)?,
+            stream: Stream::new(device, c, model.chunk)?,
             router_logits: full(c.moe.num_experts)?,
             pairs: device.tensor(model.chunk * c.moe.top_k, c.hidden_size, Precision::Working)?,
             last: full(c.hidden_size)?,
@@ -67,7 +49,6 @@ impl<D: Device> Workspace<D> {
             routing: (0..c.num_layers).map(routing).collect::<Result<_>>()?,
             guess: Guess::new(model)?,
             replay: Vec::new(),
-            guard: device.guard()?,
             session: Row::Session(model.experts.trace().session()),
         })
     }
@@ -78,7 +59,7 @@ impl<D: Device> Workspace<D> {
     pub(super) fn clear(&mut self, device: &D) {
         self.replay.clear();
         // If this fails the device has, which the next pass will be told.
-        let _ = device.tripped(&mut self.guard);
+        let _ = device.tripped(&mut self.stream.guard);
     }
 
     /// The routing of the last chunk, by layer; none in dense ones.
@@ -108,34 +89,33 @@ impl<D: Device> Model<D> {
         let (device, weights) = (&self.device, &self.weights);
         let trace = self.experts.trace();
         let mut at = trace.now();
-        device.embed(&weights.embedding, tokens, &mut work.hidden)?;
-        device.watch(&work.hidden, Site { layer: None, module: "model.embed_tokens" }, &mut work.guard)?;
+        device.embed(&weights.embedding, tokens, &mut work.stream.hidden)?;
+        device.watch(
+            &work.stream.hidden,
+            Site { layer: None, module: "model.embed_tokens" },
+            &mut work.stream.guard,
+        )?;
 
         for (l, layer) in weights.layers.iter().enumerate() {
             if cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
-            device.rms_norm(&work.hidden, &layer.input_norm, self.config.rms_norm_eps, &mut work.normed)?;
-            self.attention(work, cache, l, &layer.attention, start)?;
-            device.add_rms_norm(
-                &work.update,
-                &mut work.hidden,
-                &layer.post_attention_norm,
-                self.config.rms_norm_eps,
-                &mut work.normed,
-            )?;
+            let place = CachePlace { layer: l, cached: l, start };
+            work.stream.attend(device, &self.config, layer, cache, place)?;
             at = trace.end(work.session, What::Layer(l, "attention"), at);
             match &layer.mlp {
                 Mlp::Dense(mlp) => {
-                    device.gated_mlp(&work.normed, mlp, &mut work.update)?;
-                    device.watch(&work.update, Site { layer: Some(l), module: "mlp" }, &mut work.guard)?;
-                    device.add(&work.update, &mut work.hidden)?;
+                    work.stream.dense(device, l, mlp)?;
                 }
                 Mlp::Experts { router, bias, shared } => {
                     self.experts(work, l, router, bias, shared.as_ref())?;
                 }
             }
-            device.watch(&work.hidden, Site { layer: Some(l), module: "residual" }, &mut work.guard)?;
+            device.watch(
+                &work.stream.hidden,
+                Site { layer: Some(l), module: "residual" },
+                &mut work.stream.guard,
+            )?;
             at = match &layer.mlp {
                 Mlp::Dense(_) => trace.end(work.session, What::Layer(l, "mlp"), at),
                 Mlp::Experts { .. } => trace.now(),
@@ -146,49 +126,10 @@ impl<D: Device> Model<D> {
         self.head(work, head.clone())?;
         self.experts.check(device)?;
         trace.end(work.session, What::Other("head and checks"), at);
-        match device.tripped(&mut work.guard)? {
+        match device.tripped(&mut work.stream.guard)? {
             Some(trip) => Err(self.locate(trip, start, &head, work)?.into()),
             None => self.check_routing(work, start),
         }
-    }
-
-    /// x → `update`: multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
-    fn attention(
-        &self,
-        work: &mut Workspace<D>,
-        cache: &mut D::KvCache,
-        layer: usize,
-        weights: &Attention<D::Matrix, D::Vector>,
-        start: usize,
-    ) -> Result<()> {
-        let (device, config) = (&self.device, &self.config);
-        let site = |module| Site { layer: Some(layer), module };
-        match &weights.query {
-            Query::Direct(w) => {
-                device.linear(&work.normed, w, &mut work.q)?;
-                device.watch(&work.q, site("self_attn.q_proj"), &mut work.guard)?;
-            }
-            Query::LowRank { a, norm, b } => {
-                device.linear(&work.normed, a, &mut work.q_latent)?;
-                device.watch(&work.q_latent, site("self_attn.q_a_proj"), &mut work.guard)?;
-                device.rms_norm(&work.q_latent, norm, config.latent_norm_eps, &mut work.q_normed)?;
-                device.linear(&work.q_normed, b, &mut work.q)?;
-                device.watch(&work.q, site("self_attn.q_b_proj"), &mut work.guard)?;
-            }
-        }
-        device.rope_query(&mut work.q, start, &config.attention, &config.rope)?;
-
-        device.linear(&work.normed, &weights.kv_a, &mut work.kv_a)?;
-        device.watch(&work.kv_a, site("self_attn.kv_a_proj_with_mqa"), &mut work.guard)?;
-        let eps = config.latent_norm_eps;
-        device.kv_append(&work.kv_a, &weights.kv_a_norm, eps, &config.rope, layer, start, cache)?;
-
-        let form = if work.q.rows() <= ABSORB_UP_TO { MlaForm::Absorbed } else { MlaForm::Expanded };
-        let call = MlaCall { layer, start, attention: &config.attention, form };
-        device.mla(&work.q, &weights.kv_b, cache, call, &mut work.attended)?;
-        device.watch(&work.attended, site("self_attn.kv_b_proj"), &mut work.guard)?;
-        device.linear(&work.attended, &weights.output, &mut work.update)?;
-        device.watch(&work.update, site("self_attn.o_proj"), &mut work.guard)
     }
 
     /// Adds the routed and the shared experts of x to the residual stream.
@@ -203,15 +144,12 @@ impl<D: Device> Model<D> {
         let device = &self.device;
         let site = |module| Site { layer: Some(layer), module };
         let Workspace {
-            hidden,
-            normed,
-            update,
+            stream: Stream { hidden, normed, update, guard, .. },
             router_logits,
             pairs,
             routing,
             guess,
             replay,
-            guard,
             session,
             ..
         } = work;
@@ -246,11 +184,11 @@ impl<D: Device> Model<D> {
 
     fn head(&self, work: &mut Workspace<D>, rows: Range<usize>) -> Result<()> {
         let device = &self.device;
-        device.rows(&work.hidden, rows, &mut work.last)?;
-        device.rms_norm(&work.last, &self.weights.norm, self.config.rms_norm_eps, &mut work.normed)?;
+        device.rows(&work.stream.hidden, rows, &mut work.last)?;
+        device.rms_norm(&work.last, &self.weights.norm, self.config.rms_norm_eps, &mut work.stream.normed)?;
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
-        device.linear(&work.normed, head, &mut work.logits)?;
-        device.watch(&work.logits, Site { layer: None, module: HEAD }, &mut work.guard)
+        device.linear(&work.stream.normed, head, &mut work.logits)?;
+        device.watch(&work.logits, Site { layer: None, module: HEAD }, &mut work.stream.guard)
     }
 
     /// Scores that could not fill top-k mean damaged router weights even if every logit was finite.

@@ -3,8 +3,10 @@
 //! A [`Model`] is immutable and shared; a [`Sequence`] is one timeline of tokens with its latent cache. A forward
 //! pass that fails leaves the sequence as long as it was: rows beyond its length are never read.
 
+mod block;
 mod forward;
 mod guess;
+pub mod walk;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -52,6 +52,21 @@ impl Shape for CpuTensor {
 }
 
 impl CpuTensor {
+    /// All rows, row-major.
+    pub fn values(&self) -> &[f32] {
+        &self.data
+    }
+
+    /// Takes these rows in place of those it has.
+    ///
+    /// # Panics
+    /// If they are not whole rows.
+    pub fn set(&mut self, rows: &[f32]) {
+        assert!(rows.len().is_multiple_of(self.cols.max(1)), "whole rows");
+        self.data.clear();
+        self.data.extend_from_slice(rows);
+    }
+
     /// Takes `rows` rows whose content is about to be overwritten.
     fn resize(&mut self, rows: usize) -> &mut [f32] {
         self.data.resize(rows * self.cols, 0.0);
