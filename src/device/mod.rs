@@ -16,6 +16,7 @@ mod sigmoid;
 
 pub use draw::{SampleSettings, argmax};
 pub use routing::{Routing, RoutingFault};
+pub(crate) use sigmoid::sigmoid;
 
 use std::any::Any;
 use std::ops::Range;

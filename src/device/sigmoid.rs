@@ -15,7 +15,7 @@ const TAIL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_
 const LOWEST: f32 = -104.0;
 
 /// 1 / (1 + e^−x), within 2 units in the last place for every x, subnormal results included; NaN stays NaN.
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     // e = e^−|x|, so that nothing overflows: x = −100 gives 3.8e-44, not 1/∞.
     let t = -x.abs();
     let t = if t < LOWEST { LOWEST } else { t };

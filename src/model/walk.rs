@@ -159,6 +159,11 @@ impl Walk {
         &self.checkpoint
     }
 
+    /// Tokens whose expert outputs are in memory at once.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
     /// Windows before the first layer.
     ///
     /// # Errors
