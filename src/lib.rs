@@ -21,6 +21,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod evaluate;
 pub mod experts;
 pub mod generate;
 pub mod model;
