@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use abruzzi::evaluate::{Evaluation, Options, Summary, Windows};
 use abruzzi::{DeviceChoice, Engine, Error, SessionOptions};
+use common::cli::{abruzzi, fails, interrupt, json_lines, stdout, text};
 use common::{demo, oracle};
 use tempfile::TempDir;
 
@@ -218,4 +221,108 @@ fn a_cancelled_evaluation_ends() {
     assert!(matches!(evaluation.next(), Some(Err(Error::Cancelled))));
     assert!(evaluation.next().is_none());
     assert_eq!((evaluation.summary().windows, evaluation.summary().tokens), (1, 16));
+}
+
+/// The command on the demo model and its held-out text.
+fn command<'a>(file: &'a str, args: &[&'a str]) -> Vec<&'a str> {
+    [&["eval", "--device", "cpu", "-f", file], args].concat()
+}
+
+#[test]
+fn the_command_prints_a_table_or_json() {
+    let damaged = damaged();
+    let (whole, file) = (demo(), demo().join("heldout.txt"));
+    let (file, whole, damaged) =
+        (file.to_str().unwrap(), whole.to_str().unwrap(), damaged.path().to_str().unwrap());
+    let pair = ["-m", damaged, "--reference", whole, "--window", "20", "--windows", "3"];
+    let args = command(file, &pair);
+    let events = json_lines(&stdout(&[&args[..], &["--json"]].concat()));
+    let [windows @ .., done] = &events[..] else { panic!("no events") };
+    assert_eq!(windows.len(), 3);
+    for (i, window) in windows.iter().enumerate() {
+        assert_eq!((&window["event"], &window["window"]), (&"window".into(), &i.into()));
+        assert!(window["nll"].as_f64().unwrap() > 0.0 && window["reference"]["kl"].as_f64().unwrap() > 0.0);
+    }
+    let expected = evaluate(&engine(damaged.as_ref()), Some(&engine(&demo())), &options(20, 3));
+    let beside = expected.scores.reference.unwrap();
+    assert_eq!(done["event"], "done");
+    assert_eq!(
+        (&done["windows"], &done["tokens"], &done["window_tokens"]),
+        (&3.into(), &60.into(), &20.into())
+    );
+    assert_eq!(done["text_tokens"], 59_997);
+    // The test's JSON reader may be off by the last bit.
+    let same = |found: &serde_json::Value, value: f64| {
+        assert!((found.as_f64().unwrap() - value).abs() <= 1e-12 * value.abs(), "{found} for {value}");
+    };
+    same(&done["perplexity"], expected.perplexity());
+    same(&done["reference_perplexity"], expected.reference_perplexity().unwrap());
+    same(&done["nll"]["mean"], expected.scores.nll.mean);
+    for (name, value) in [
+        ("kl", beside.kl),
+        ("agreement", beside.agreement),
+        ("log_prob_difference", beside.log_prob_difference),
+        ("nll_increase", beside.nll_increase),
+        ("nll", beside.nll),
+    ] {
+        same(&done["reference"][name]["mean"], value.mean);
+        same(&done["reference"][name]["error"], value.error.unwrap());
+    }
+
+    let table = stdout(&args);
+    assert!(table.contains("59,997 tokens, 60 of them predicted in 3 windows of 20"), "{table}");
+    for expected in [
+        format!("{:.3}", expected.perplexity()),
+        format!("{:.4}", expected.scores.nll),
+        format!("KL(reference ‖ model){:17}{:.5} nats", "", beside.kl),
+        format!("{:.4}\n", beside.agreement),
+    ] {
+        assert!(table.contains(&expected), "no {expected} in\n{table}");
+    }
+    // Without a reference nothing is said of one.
+    let alone = stdout(&command(file, &["--window", "20", "--windows", "1"]));
+    assert!(alone.contains("perplexity") && !alone.contains("reference"), "{alone}");
+}
+
+#[test]
+fn the_command_names_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let (empty, short) = (dir.path().join("empty.txt"), dir.path().join("short.txt"));
+    std::fs::write(&empty, "").unwrap();
+    std::fs::write(&short, "In the beginning").unwrap();
+    let (empty, short) = (empty.to_str().unwrap(), short.to_str().unwrap());
+    fails(&["eval"], 2, "--file <FILE>");
+    fails(&command(empty, &[]), 2, "--file (-f) is empty, expected at least 257");
+    fails(&command(short, &[]), 2, "--file (-f) has 3 tokens, expected at least 257");
+    fails(&command(short, &["--window", "0"]), 2, "--window is 0");
+    fails(&command(short, &["--window", "-1"]), 2, "'--window <TOKENS>'");
+    fails(&command(short, &["--window", "2", "--windows", "0"]), 2, "--windows is 0");
+    fails(&command(dir.path().to_str().unwrap(), &[]), 1, "it is not a regular file");
+    fails(&command("/nonexistent", &[]), 1, "cannot read the text /nonexistent");
+    fails(&command(short, &["-m", "/nonexistent"]), 1, "/nonexistent/config.json");
+    let untold = oracle("k2-bf16");
+    let untold = untold.to_str().unwrap();
+    fails(&command(short, &["--window", "2", "--reference", untold]), 1, "has no tiktoken.model");
+    let other = other_words();
+    let other = other.path().to_str().unwrap();
+    let said = "--reference splits the text into other tokens than the model, from token 1 on";
+    fails(&command(short, &["--window", "2", "--reference", other]), 2, said);
+}
+
+#[test]
+fn an_interrupt_ends_the_command_with_130() {
+    let file = demo().join("heldout.txt");
+    let args = command(file.to_str().unwrap(), &["--window", "16", "--json"]);
+    let mut child = abruzzi(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    lines.read_line(&mut first).unwrap();
+    interrupt(&child);
+    let rest: Vec<String> = lines.lines().map(|line| line.unwrap()).collect();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130));
+    assert_eq!(text(&out.stderr), "interrupted\n");
+    for line in [first].iter().chain(&rest) {
+        assert_eq!(json_lines(line)[0]["event"], "window", "{line}");
+    }
 }

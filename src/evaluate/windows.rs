@@ -12,6 +12,8 @@ pub struct Windows {
     /// Tokens predicted in a window, one less than it has.
     predicted: usize,
     count: usize,
+    /// Tokens of the text, used or not.
+    text: usize,
 }
 
 impl Windows {
@@ -58,10 +60,11 @@ impl Windows {
             );
             return Err(Error::argument("text", problem));
         }
-        let count = (tokens.len() / whole).min(options.windows.unwrap_or(usize::MAX));
+        let text = tokens.len();
+        let count = (text / whole).min(options.windows.unwrap_or(usize::MAX));
         tokens.truncate(count * whole);
         tokens.shrink_to_fit();
-        Ok(Windows { tokens, predicted, count })
+        Ok(Windows { tokens, predicted, count, text })
     }
 
     /// How many there are; never 0.
@@ -73,6 +76,11 @@ impl Windows {
     /// Tokens predicted in each.
     pub fn predicted(&self) -> usize {
         self.predicted
+    }
+
+    /// Tokens of the text they were cut from, used or not.
+    pub fn text_tokens(&self) -> usize {
+        self.text
     }
 
     /// The tokens of one: the first is context only.
@@ -123,6 +131,7 @@ mod tests {
         {
             let windows = cut(tokens, 3, limit).unwrap();
             assert_eq!((windows.len(), windows.predicted()), (expected, 3), "{tokens} tokens");
+            assert_eq!(windows.text_tokens(), tokens as usize);
             assert_eq!(windows.get(0), [0, 1, 2, 3]);
         }
         assert_eq!(cut(11, 3, None).unwrap().get(1), [4, 5, 6, 7]);

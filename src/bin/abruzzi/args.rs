@@ -1,5 +1,7 @@
 //! Every flag, defined once: help, completions and environment variables come from here.
 
+mod eval;
+
 use std::path::PathBuf;
 
 use abruzzi::DeviceChoice;
@@ -8,6 +10,8 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::units;
+
+pub use eval::EvalArgs;
 
 /// Runs Kimi-K2-class mixture-of-experts models.
 #[derive(Parser)]
@@ -34,6 +38,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Talk, with the model's chat template.
     Chat(ChatArgs),
+    /// Say how well a model predicts a text, and how far it is from a reference model.
+    Eval(EvalArgs),
     /// Write the logits of given token ids to a safetensors file.
     Logits(LogitsArgs),
     /// Turn text into token ids, or back.
@@ -54,7 +60,7 @@ pub enum Command {
     Completions(CompletionsArgs),
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct ModelArgs {
     /// Checkpoint folder [default: the demo model]
     #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "DIR")]
@@ -435,6 +441,7 @@ pub fn flag_of(argument: &str) -> Option<String> {
     let long = match argument {
         "temperature" => "temp",
         "context" => "ctx-size",
+        "text" => "file",
         other => other,
     };
     let cli = Cli::command();
@@ -473,6 +480,10 @@ mod tests {
             ("min-p", "--min-p"),
             ("context", "--ctx-size (-c)"),
             ("prompt", "--prompt (-p)"),
+            ("text", "--file (-f)"),
+            ("window", "--window"),
+            ("windows", "--windows"),
+            ("reference", "--reference"),
             ("stop", "--stop"),
             ("threads", "--threads (-t)"),
             ("tokens", "--tokens"),
