@@ -1,0 +1,3 @@
+//! Making a smaller or differently stored model out of a checkpoint.
+
+pub mod report;
