@@ -219,8 +219,7 @@ fn dashes(series: &Series) -> &'static str {
     if series.dashed { r##" stroke-dasharray="6 4""## } else { "" }
 }
 
-/// Text as XML 1.0 has it: four characters have another meaning there, and control characters (as some that are none at all) must not
-/// occur.
+/// Text as XML 1.0 has it: four characters have another meaning there, and control characters must not occur.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -54,8 +54,8 @@ impl Axis {
         })
     }
 
-    /// Round values on the axis, ascending, as they are written. On a logarithmic one whose ends are far apart these are 1, 2 and 5 times
-    /// powers of ten, or powers alone; on a short one they are evenly apart, since few of those would lie on it.
+    /// Round values on the axis, ascending, and how they are written. On a logarithmic one whose ends are far apart these
+    /// are 1, 2 and 5 times powers of ten, or powers alone; on a short one, where few of those lie, they are evenly apart.
     pub(crate) fn ticks(&self) -> Vec<(f64, String)> {
         match self.scale {
             Scale::Linear { step } => self.multiples(step),

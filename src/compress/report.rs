@@ -52,7 +52,7 @@ pub fn table(rows: &[Row]) -> String {
     let head = [
         "series",
         "model",
-        "parameters, G",
+        "parameters, B",
         "size, GB",
         "perplexity",
         "nats a token",

@@ -22,8 +22,8 @@ pub struct Scores<T = f64> {
 pub struct Divergence<T = f64> {
     /// The reference's own negative log-likelihood, in nats.
     pub nll: T,
-    /// The model's negative log-likelihood less the reference's, in nats: exp of it is the ratio of their perplexities. Both read the
-    /// same tokens, so its error is far below that of either.
+    /// The model's negative log-likelihood less the reference's, in nats: exp of it is the ratio of their perplexities.
+    /// Both read the same tokens, so its error is far below that of either.
     pub nll_increase: T,
     /// KL(reference ‖ model) of the next token's distributions, in nats.
     pub kl: T,
@@ -100,8 +100,8 @@ impl Scores {
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Its standard error, √(Σ(x − mean)² / (n·(n − 1))) over the means x of n windows: tokens of a window resemble each other, so
-    /// counting them one by one would claim too much. `None` for fewer than two windows.
+    /// Its standard error, √(Σ(x − mean)² / (n·(n − 1))) over the means x of n windows: tokens of a window resemble each
+    /// other, so counting them one by one would claim too much. `None` for fewer than two windows.
     pub error: Option<f64>,
 }
 
