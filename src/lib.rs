@@ -17,11 +17,13 @@
 //! The core is synchronous, has no global state, and an [`Engine`] is shared between threads; dropping a
 //! [`Generation`] cancels it.
 
+mod chart;
 pub mod checkpoint;
 pub mod compress;
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod evaluate;
 pub mod experts;
 pub mod generate;
 pub mod model;

@@ -30,6 +30,51 @@ fn every_command_explains_itself_with_examples() {
         assert!(readme.contains(&format!("`{command}`")), "README's command list lacks {command}");
     }
     snapbox::assert_data_eq!(
+        help("eval"),
+        snapbox::str![[r#"
+Say how well a model predicts a text, and how far it is from a reference model
+
+Usage: abruzzi eval [OPTIONS] --file <FILE>
+
+Options:
+  -m, --model <DIR>            Checkpoint folder [default: the demo model] [env: ABRUZZI_MODEL=]
+      --device <DEVICE>        Where to compute: `auto`, `cpu`, `cuda` or `cuda:N` [env:
+                               ABRUZZI_DEVICE=] [default: auto]
+  -t, --threads <THREADS>      Worker threads; 0 takes one per core [env: ABRUZZI_THREADS=]
+                               [default: 0]
+      --vram-budget <BYTES>    GPU memory to use, for everything [default: what is free] [env:
+                               ABRUZZI_VRAM_BUDGET=]
+      --host-budget <BYTES>    Host memory for experts; the others are read from the checkpoint when
+                               needed [default: all, if they fit] [env: ABRUZZI_HOST_BUDGET=]
+      --serve-while-loading    Begin before all experts are loaded; damage in them is then found
+                               when it is met [env: ABRUZZI_SERVE_WHILE_LOADING=]
+      --cache-policy <POLICY>  Which experts stay where not all fit: reuse, lru, lfru, s3-fifo or
+                               static [env: ABRUZZI_CACHE_POLICY=] [default: reuse]
+      --no-cpu-experts         Leave experts that are not on the GPU to the link alone; the CPU
+                               computes none of them [env: ABRUZZI_NO_CPU_EXPERTS=]
+  -f, --file <FILE>            The text: UTF-8, at most 64 MB [env: ABRUZZI_FILE=]
+      --reference <DIR>        Checkpoint folder of a model with the same vocabulary to compare with
+                               [env: ABRUZZI_REFERENCE=]
+      --window <TOKENS>        Tokens predicted in a window [env: ABRUZZI_WINDOW=] [default: 256]
+      --windows <N>            Windows at most, from the text's beginning [default: the whole text]
+                               [env: ABRUZZI_WINDOWS=]
+      --json                   Machine-readable output on stdout [env: ABRUZZI_JSON=]
+  -h, --help                   Print help
+  -V, --version                Print version
+
+Examples:
+  abruzzi eval -f models/demo/heldout.txt --windows 16        perplexity of the demo model
+  abruzzi eval -m SMALL --reference WHOLE -f text.txt         and what making it smaller lost
+  abruzzi eval -m DIR -f text.txt --json | jq 'select(.event=="done").perplexity'
+
+The text is cut into windows that do not overlap, each read from an empty cache. The first token of
+a window is context only; nothing is put in front of it. What is left of the text after the last
+whole window is not used. An error (±) is the standard error of the mean over windows. With
+--reference both models are loaded, and divide --vram-budget and --host-budget evenly.
+
+"#]]
+    );
+    snapbox::assert_data_eq!(
         help("logits"),
         snapbox::str![[r#"
 Write the logits of given token ids to a safetensors file

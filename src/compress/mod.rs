@@ -2,4 +2,5 @@
 
 pub mod calibrate;
 pub mod distill;
+pub mod report;
 mod ridge;

@@ -1,5 +1,8 @@
 //! Every flag, defined once: help, completions and environment variables come from here.
 
+mod eval;
+mod simulate;
+
 use std::path::PathBuf;
 
 use abruzzi::DeviceChoice;
@@ -8,6 +11,9 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::units;
+
+pub use eval::EvalArgs;
+pub use simulate::SimulateArgs;
 
 /// Runs Kimi-K2-class mixture-of-experts models.
 #[derive(Parser)]
@@ -34,6 +40,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Talk, with the model's chat template.
     Chat(ChatArgs),
+    /// Say how well a model predicts a text, and how far it is from a reference model.
+    Eval(EvalArgs),
     /// Write the logits of given token ids to a safetensors file.
     Logits(LogitsArgs),
     /// Turn text into token ids, or back.
@@ -54,7 +62,7 @@ pub enum Command {
     Completions(CompletionsArgs),
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct ModelArgs {
     /// Checkpoint folder [default: the demo model]
     #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "DIR")]
@@ -355,64 +363,6 @@ impl From<SynthFormat> for abruzzi::quant::Format {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  abruzzi simulate                                              Kimi-K2 on one H100, every policy
-  abruzzi simulate --format int4 --machine h100,h200 --policy lru
-  abruzzi simulate --trace run.json -m DIR --slots 64,128,256 --svg slots.svg
-
-Every time and rate is modelled; decisions are those of the engine's own code.")]
-pub struct SimulateArgs {
-    /// Checkpoint folder or config.json, in place of --like
-    #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "PATH", conflicts_with_all = ["like", "format"])]
-    pub model: Option<PathBuf>,
-    /// The model's shape: kimi-k2, kimi-k2-thinking, deepseek-v3, moonlight, or the path of a config.json.
-    #[arg(long, env = "ABRUZZI_LIKE", value_name = "MODEL", default_value = "kimi-k2")]
-    pub like: String,
-    /// How the weights are stored [default: as the model does]
-    #[arg(long, env = "ABRUZZI_FORMAT", value_enum)]
-    pub format: Option<SynthFormat>,
-    /// The routing trace to replay, or `synthetic`.
-    #[arg(long, env = "ABRUZZI_TRACE", value_name = "FILE", default_value = "synthetic")]
-    pub trace: PathBuf,
-    /// Tokens of a synthetic trace.
-    #[arg(long, env = "ABRUZZI_TOKENS", value_name = "N", default_value_t = 1000)]
-    pub tokens: usize,
-    /// Machines: h100, h100-1tb, h100-512gb, mig-10gb, h200.
-    #[arg(
-        long,
-        env = "ABRUZZI_MACHINE",
-        value_delimiter = ',',
-        value_name = "NAMES",
-        default_value = "h100"
-    )]
-    pub machine: Vec<String>,
-    /// Slots on the GPU, separated by commas [default: what the machine has room for]
-    #[arg(long, env = "ABRUZZI_SLOTS", value_delimiter = ',', value_name = "N")]
-    pub slots: Vec<usize>,
-    /// Cache policies, and `belady` for the bound [default: all]
-    #[arg(long, env = "ABRUZZI_POLICY", value_delimiter = ',', value_name = "NAMES")]
-    pub policy: Vec<String>,
-    /// Without experts on the CPU: every miss crosses the link.
-    #[arg(long, env = "ABRUZZI_NO_CPU", value_parser = FalseyValueParser::new())]
-    pub no_cpu: bool,
-    /// Without copies ahead of need.
-    #[arg(long, env = "ABRUZZI_NO_PREFETCH", value_parser = FalseyValueParser::new())]
-    pub no_prefetch: bool,
-    /// Tokens in the key/value cache.
-    #[arg(short, long, env = "ABRUZZI_CTX_SIZE", value_name = "TOKENS", default_value_t = 4096)]
-    pub ctx_size: usize,
-    /// Seed of the synthetic trace and of the modelled guesses.
-    #[arg(short, long, env = "ABRUZZI_SEED", default_value_t = 0)]
-    pub seed: u64,
-    /// Draw hit rate and tokens a second against slots, for the first machine.
-    #[arg(long, env = "ABRUZZI_SVG", value_name = "FILE")]
-    pub svg: Option<PathBuf>,
-    #[command(flatten)]
-    pub output: JsonArgs,
-}
-
-#[derive(Args)]
-#[command(after_help = "\
-Examples:
   abruzzi doctor
   abruzzi doctor --json | jq .memory_available")]
 pub struct DoctorArgs {
@@ -435,6 +385,7 @@ pub fn flag_of(argument: &str) -> Option<String> {
     let long = match argument {
         "temperature" => "temp",
         "context" => "ctx-size",
+        "text" => "file",
         other => other,
     };
     let cli = Cli::command();
@@ -473,6 +424,10 @@ mod tests {
             ("min-p", "--min-p"),
             ("context", "--ctx-size (-c)"),
             ("prompt", "--prompt (-p)"),
+            ("text", "--file (-f)"),
+            ("window", "--window"),
+            ("windows", "--windows"),
+            ("reference", "--reference"),
             ("stop", "--stop"),
             ("threads", "--threads (-t)"),
             ("tokens", "--tokens"),

@@ -1,25 +1,21 @@
 //! `abruzzi generate`: continues a text.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 use abruzzi::experts::stats::ExpertStats;
 use abruzzi::{CancelToken, Engine, Generation, Stats, Tracer};
-use anyhow::Context;
 use serde_json::json;
 
 use crate::args::GenerateArgs;
 use crate::ui;
-
-/// A prompt file larger than this holds no prompt.
-const MAX_PROMPT: u64 = 64 << 20;
 
 pub fn run(args: GenerateArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let sampling = ui::sampling(&args.sampling);
     sampling.validate()?;
     let prompt = match (&args.prompt, &args.file) {
         (Some(text), _) => text.clone(),
-        (None, Some(file)) => read_prompt(file)?,
+        (None, Some(file)) => ui::read_text("the prompt", file)?,
         (None, None) => String::new(),
     };
     let tracer = if args.trace.is_some() { Tracer::on() } else { Tracer::off() };
@@ -70,21 +66,6 @@ fn save(tracer: &Tracer, file: &Path) -> anyhow::Result<()> {
         ),
     }
     Ok(())
-}
-
-fn read_prompt(file: &Path) -> anyhow::Result<String> {
-    let open = || -> std::io::Result<String> {
-        if !std::fs::metadata(file)?.is_file() {
-            return Err(std::io::Error::other("it is not a regular file"));
-        }
-        let mut text = String::new();
-        std::fs::File::open(file)?.take(MAX_PROMPT + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > MAX_PROMPT {
-            return Err(std::io::Error::other(format!("it is larger than {MAX_PROMPT} bytes")));
-        }
-        Ok(text)
-    };
-    open().with_context(|| format!("cannot read the prompt {}", file.display()))
 }
 
 /// Writes tokens as they come; returns the whole reply. Text ends with a newline, also when it was cut short.

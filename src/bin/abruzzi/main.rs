@@ -3,6 +3,7 @@
 mod args;
 mod chat;
 mod doctor;
+mod eval;
 mod generate;
 mod inspect;
 mod logits;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Generate(args) => generate::run(args, &cancel),
         Command::Chat(args) => chat::run(args, &cancel),
+        Command::Eval(args) => eval::run(args, &cancel),
         Command::Logits(args) => logits::run(args, &cancel),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),

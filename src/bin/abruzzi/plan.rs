@@ -4,7 +4,7 @@ use std::io::Write;
 
 use abruzzi::checkpoint::memory;
 use abruzzi::experts::plan::{Ask, Hardware, Plan};
-use abruzzi::{Error, ModelConfig};
+use abruzzi::{DeviceChoice, Error, ModelConfig};
 
 use crate::args::PlanArgs;
 use crate::ui;
@@ -44,10 +44,6 @@ pub fn run(args: PlanArgs) -> anyhow::Result<()> {
 
 /// What the first GPU has free.
 fn free_on_gpu() -> anyhow::Result<u64> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = abruzzi::device::cuda::gpus()?.first() {
-        return Ok(gpu.memory_free);
-    }
     let problem = "is not given and no GPU is here to ask; say for example --vram 80GiB".to_owned();
-    Err(Error::Argument { name: "vram", problem }.into())
+    Ok(ui::free_on_gpu(DeviceChoice::Auto)?.ok_or(Error::Argument { name: "vram", problem })?)
 }

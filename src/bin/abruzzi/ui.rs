@@ -1,15 +1,20 @@
 //! What commands share: finding the model, loading it with a progress bar, units.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use abruzzi::{CancelToken, Engine, EngineBuilder, LoadProgress, Sampling, SessionOptions};
+use abruzzi::{CancelToken, DeviceChoice, Engine, EngineBuilder, LoadProgress, Sampling, SessionOptions};
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{ModelArgs, SamplingArgs};
 
 /// Below this a load is over before a bar could be read.
 const BAR_FROM: Duration = Duration::from_millis(300);
+
+/// A text file larger than this is no text to read at once.
+const MAX_TEXT: u64 = 64 << 20;
 
 /// The checkpoint to use: the one asked for, or the demo model beside the executable, the sources or here.
 pub fn model_path(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -65,6 +70,39 @@ pub fn load(builder: EngineBuilder, cancel: &CancelToken) -> anyhow::Result<Engi
         eprintln!("skipped: {}", engine.skipped());
     }
     Ok(engine)
+}
+
+/// The text of a file; `what` it is, for the message if it cannot be read.
+pub fn read_text(what: &str, file: &Path) -> anyhow::Result<String> {
+    let open = || -> std::io::Result<String> {
+        if !std::fs::metadata(file)?.is_file() {
+            return Err(std::io::Error::other("it is not a regular file"));
+        }
+        let mut text = String::new();
+        std::fs::File::open(file)?.take(MAX_TEXT + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MAX_TEXT {
+            return Err(std::io::Error::other(format!("it is larger than {MAX_TEXT} bytes")));
+        }
+        Ok(text)
+    };
+    open().with_context(|| format!("cannot read {what} {}", file.display()))
+}
+
+/// Bytes that nobody uses of the GPU that `device` means; `None` without one.
+#[cfg(feature = "cuda")]
+pub fn free_on_gpu(device: DeviceChoice) -> abruzzi::Result<Option<u64>> {
+    let ordinal = match device {
+        DeviceChoice::Auto => 0,
+        DeviceChoice::Cuda(ordinal) => ordinal,
+        _ => return Ok(None),
+    };
+    Ok(abruzzi::device::cuda::gpus()?.get(ordinal).map(|gpu| gpu.memory_free))
+}
+
+/// Bytes that nobody uses of the GPU that `device` means; `None`, as this build can use none.
+#[cfg(not(feature = "cuda"))]
+pub fn free_on_gpu(_device: DeviceChoice) -> abruzzi::Result<Option<u64>> {
+    Ok(None)
 }
 
 /// A byte bar that draws itself only on a terminal and only once the work has lasted a moment.
