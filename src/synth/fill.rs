@@ -68,7 +68,7 @@ impl Tables {
             }
         }
         Tables {
-            fp8: std::array::from_fn(|i| encode_fp8(bytes[i] * FP8_UNIT)),
+            fp8: std::array::from_fn(|i| fp8::encode(bytes[i] * FP8_UNIT)),
             // Both halves of a byte are values of their own; stored as q + 8.
             int4: std::array::from_fn(|i| (nibbles[i & 15] + 8) as u8 | ((nibbles[i >> 4] + 8) as u8) << 4),
             bf16,
@@ -167,13 +167,6 @@ fn quantiles(n: usize) -> Vec<f32> {
             x as f32
         })
         .collect()
-}
-
-/// The nearest finite code.
-fn encode_fp8(value: f32) -> u8 {
-    let finite = (0..=255u8).filter(|code| code & 0x7f != 0x7f);
-    let distance = |code: &u8| (fp8::decode(*code) - value).abs();
-    finite.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
 }
 
 /// A chunk must not cut an element, whatever its type.
