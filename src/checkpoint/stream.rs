@@ -66,6 +66,12 @@ impl Checkpoint {
         if faults.is_empty() { Ok(()) } else { Err(self.damaged(faults)) }
     }
 
+    /// The error of a matrix of which an element, multiplied with its scale, is no finite number any more.
+    pub(crate) fn overflows(&self, source: &Source, element: u64) -> Error {
+        let problem = format!("element {element} times its scale is more than 32-bit floats hold");
+        self.damaged(vec![self.fault(&source.weight, FaultKind::BadLayout(problem))])
+    }
+
     /// A hash of the structure: which tensors lie where in which files. With the configuration it says what the
     /// checkpoint is, but for the values.
     pub(crate) fn structure(&self) -> Hash {

@@ -1,10 +1,12 @@
 //! What is mended in a model after experts were taken out of it.
 
+use serde::Serialize;
+
 use super::select::Selection;
 use crate::error::{Error, Result};
 
 /// Mending of one layer with experts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerHealing {
     /// \[experts\]: what each expert's output is multiplied with. Folded into its down projection: into the scales where
     /// it has them, into the weights otherwise.
@@ -14,7 +16,7 @@ pub struct LayerHealing {
 }
 
 /// Mending of a whole selection.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Healing {
     layers: Vec<Option<LayerHealing>>,
 }

@@ -139,11 +139,23 @@ impl Selection {
         self.experts.iter().flatten().all(|group| group.members.len() == 1)
     }
 
-    fn check(&self, config: &ModelConfig) -> Result<()> {
+    /// Checks it against a configuration, which may be another than that it was made with.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], as of [`Selection::new`].
+    pub(super) fn check(&self, config: &ModelConfig) -> Result<()> {
+        let is_dense = |layer: usize| layer < config.first_k_dense;
+        Layers::List(self.layers.clone()).choose(config)?;
+        if let Some((layer, _)) =
+            self.layers.iter().zip(&self.experts).find(|(l, groups)| is_dense(**l) && !groups.is_empty())
+        {
+            let problem = format!("of layer {layer} are listed, but it is dense: the selection is of another model");
+            return Err(Error::argument("experts", problem));
+        }
         let count = self.num_experts();
         check_count(config, count)?;
         for (&layer, groups) in self.layers.iter().zip(&self.experts) {
-            if layer >= config.first_k_dense {
+            if !is_dense(layer) {
                 check_layer(config, layer, groups, count)?;
             }
         }

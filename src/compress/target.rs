@@ -67,6 +67,12 @@ impl Target {
         self.format.filter(|f| converted && matches!(f, Format::Bf16 | Format::F16))
     }
 
+    /// Whether FP8 scales that are no longer needed are kept beside the weights: what becomes BF16 or FP16 can then become
+    /// the same FP8 again.
+    pub(super) fn keeps_scales(&self) -> bool {
+        matches!(self.format, Some(Format::Bf16 | Format::F16))
+    }
+
     /// The new model's `config.json`: the source's with what differs.
     ///
     /// # Errors
