@@ -19,6 +19,7 @@ pub mod region;
 pub(crate) mod tensors;
 mod verify;
 pub mod weights;
+pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
 
