@@ -12,7 +12,8 @@ use crate::error::FaultKind;
 
 /// The largest known index has 16 MB.
 const MAX_INDEX: u64 = 64 << 20;
-const MAX_SHARDS: usize = 4096;
+/// Shards that a checkpoint may have.
+pub(super) const MAX_SHARDS: usize = 4096;
 
 /// A parsed index.
 #[derive(Debug, Default)]

@@ -20,6 +20,7 @@ mod stream;
 pub(crate) mod tensors;
 mod verify;
 pub mod weights;
+pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,6 @@ use half::bf16;
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
 
-use super::plan::Tensor;
 use crate::quant::{fp8, int4};
 
 /// Bytes made at a time; a multiple of every element's size.
@@ -55,14 +54,14 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// The tables that these tensors need.
-    pub(super) fn of<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Tables {
+    /// The tables that these need.
+    pub(super) fn of(fills: &[Fill]) -> Tables {
         let bytes = quantiles(256);
         let nibbles: Vec<i32> = quantiles(16).iter().map(|z| (z * INT4_UNIT).round() as i32).collect();
         let fine = quantiles(1 << 16);
         let mut bf16 = BTreeMap::new();
-        for tensor in tensors {
-            if let Fill::Normal { cols } = tensor.fill {
+        for &fill in fills {
+            if let Fill::Normal { cols } = fill {
                 let std = deviation(cols);
                 bf16.entry(cols).or_insert_with(|| fine.iter().map(|z| half(z * std)).collect());
             }
@@ -184,7 +183,7 @@ mod tests {
 
     fn tables(cols: usize) -> Tables {
         let bf16 = quantiles(1 << 16).iter().map(|z| half(z * deviation(cols))).collect();
-        let mut tables = Tables::of([].iter());
+        let mut tables = Tables::of(&[]);
         tables.bf16.insert(cols, bf16);
         tables
     }
