@@ -13,8 +13,7 @@ const COLS: usize = 1024;
 fn encode(criterion: &mut Criterion) {
     let mut rng = rand_pcg::Pcg64Mcg::new(1);
     let mut uniform = || (rng.next_u32() >> 8) as f32 / (1 << 24) as f32;
-    let values: Vec<f32> =
-        (0..ROWS * COLS).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
+    let values: Vec<f32> = (0..ROWS * COLS).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
 
     let mut group = criterion.benchmark_group("encode");
     group.throughput(Throughput::Bytes(size_of_val(values.as_slice()) as u64));

@@ -30,6 +30,7 @@ pub use expert::ReadBuffer;
 pub(crate) use file::{looks_like, open_regular};
 pub(crate) use header::MAX_TENSORS;
 pub use header::{Dtype, Entry, Header, parse_header};
+pub(crate) use index::resolve;
 pub use index::{Index, parse_index};
 pub use inventory::{Amount, Inventory};
 pub use load::{HostVector, LoadStats, LoadedTrunk};

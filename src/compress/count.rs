@@ -74,7 +74,8 @@ impl Recipe {
         self.selection.check(&own)?;
         let (_, new) = self.target.config(json.clone(), &own, &self.selection)?;
         let formats = FORMATS.iter().filter_map(|&format| {
-            let (_, config) = Target::new(format, false).ok()?.config(json.clone(), &own, &self.selection).ok()?;
+            let (_, config) =
+                Target::new(format, false).ok()?.config(json.clone(), &own, &self.selection).ok()?;
             Some((format.name(), Inventory::of(&config)))
         });
         let (before, kept) = (count(&own, &Selection::everything(&own)), count(&own, &self.selection));
@@ -159,7 +160,8 @@ mod tests {
         assert_eq!(all.bytes, Inventory::of(&own).total.bytes);
         assert!(all.weights.values().all(|fate| fate.merged + fate.dropped == 0));
         // 139,644 tensors in all, of which 61 are inverse frequencies and the quantised matrices have two each.
-        let (kept, quantized) = (all.weights.values().map(|f| f.kept).sum::<usize>(), 61 * 5 + 3 + 60 * (3 + 3 * 384));
+        let (kept, quantized) =
+            (all.weights.values().map(|f| f.kept).sum::<usize>(), 61 * 5 + 3 + 60 * (3 + 3 * 384));
         assert_eq!(kept + quantized, 139_644 - 61);
     }
 
@@ -177,8 +179,8 @@ mod tests {
         let expert = 3 * 7168 * 2048u64;
         let attention = 7168 * 1536 + 1536 * 12_288 + 7168 * 576 + 512 * 16_384 + 8192 * 7168u64;
         let norms = 24 * (2 * 7168 + 1536 + 512) + 7168 + 23 * 16;
-        let total = 2 * 163_840 * 7168 + 24 * attention + 3 * 7168 * 18_432
-            + 23 * (17 * expert + 16 * 7168) + norms;
+        let total =
+            2 * 163_840 * 7168 + 24 * attention + 3 * 7168 * 18_432 + 23 * (17 * expert + 16 * 7168) + norms;
         assert_eq!(mini.inventory.total.parameters, total);
         let fp16 = &mini.formats["fp16"].total;
         assert_eq!(fp16.bytes, 2 * total + 2 * 23 * 16);

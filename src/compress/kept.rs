@@ -43,7 +43,8 @@ impl KeptScales {
         let file = open_regular(&path)?;
         let len = file.metadata().map_err(Error::io(&path, "examine"))?.len();
         let damaged = |faults| Error::Checkpoint { dir: dir.to_owned(), faults: FaultList(faults) };
-        let header = parse_header(&file, len).map_err(|kind| damaged(vec![Fault::file(KEPT_SCALES, kind)]))?;
+        let header =
+            parse_header(&file, len).map_err(|kind| damaged(vec![Fault::file(KEPT_SCALES, kind)]))?;
         if !header.faults.is_empty() {
             let fault = |(tensor, kind)| Fault { file: Some(KEPT_SCALES.into()), tensor, kind };
             return Err(damaged(header.faults.into_iter().map(fault).collect()));
@@ -62,9 +63,15 @@ impl KeptScales {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(super) fn of_rows(&self, module: &str, layout: &MatrixLayout, first: usize) -> Result<Option<Vec<u8>>> {
+    pub(super) fn of_rows(
+        &self,
+        module: &str,
+        layout: &MatrixLayout,
+        first: usize,
+    ) -> Result<Option<Vec<u8>>> {
         let expected = layout.scale_shape().map(|shape| shape.map(|n| n as u64).to_vec());
-        let Some((offset, shape)) = self.places.get(module).filter(|_| layout.format == Format::Fp8Block) else {
+        let Some((offset, shape)) = self.places.get(module).filter(|_| layout.format == Format::Fp8Block)
+        else {
             return Ok(None);
         };
         if Some(shape) != expected.as_ref() {
@@ -88,7 +95,9 @@ pub(super) fn scales_to_keep<'a>(plan: &'a Plan<'_>) -> Vec<(&'a str, &'a Locate
             let Work::Convert(Convert { source, layout, scale_by }) = &job.work else { continue };
             let becomes_plain = source.layout.format == Format::Fp8Block && layout.scale_shape().is_none();
             let module = unit.tensors[job.first].name.strip_suffix(".weight");
-            if let (Some(scale), Some(module), true) = (&source.scale, module, becomes_plain && *scale_by == 1.0) {
+            if let (Some(scale), Some(module), true) =
+                (&source.scale, module, becomes_plain && *scale_by == 1.0)
+            {
                 kept.push((module, scale));
             }
         }

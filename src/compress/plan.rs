@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::heal::LayerHealing;
+use super::recipe::Recipe;
 use super::select::Group;
-use super::Recipe;
 use crate::checkpoint::tensors::MatrixTensors;
 use crate::checkpoint::weights::{GatedMlp, MatrixSpec, Mlp, Storage, VectorSpec, Weights, expert_spec};
 use crate::checkpoint::write::{NewTensor, Unit};
@@ -53,7 +53,8 @@ pub(super) struct Convert<'a> {
 impl<'a> Plan<'a> {
     /// Everything `config`, the new configuration, implies: layer by layer, then the routed experts.
     pub(super) fn of(recipe: &'a Recipe, source: &'a Checkpoint, config: &ModelConfig) -> Plan<'a> {
-        let mut planner = Planner { recipe, plan: Plan { units: Vec::new(), jobs: Vec::new(), bytes: 0, tensors: 0 } };
+        let mut planner =
+            Planner { recipe, plan: Plan { units: Vec::new(), jobs: Vec::new(), bytes: 0, tensors: 0 } };
         let (specs, trunk) = (Weights::describe(config), source.trunk());
         planner.matrix(&specs.embedding, &trunk.embedding);
         let layers = recipe.selection.layers();
@@ -163,13 +164,15 @@ impl<'a> Planner<'a> {
             (tensors_of(spec, layout.format), layout)
         };
         let GatedMlp { gate, up, down } = &source[group.head()];
-        let [gate, up, down] =
-            [(&spec.gate, gate, 1.0), (&spec.up, up, 1.0), (&spec.down, down, scale_by)].map(|(spec, source, scale_by)| {
+        let [gate, up, down] = [(&spec.gate, gate, 1.0), (&spec.up, up, 1.0), (&spec.down, down, scale_by)]
+            .map(|(spec, source, scale_by)| {
                 let (tensors, layout) = of(spec, source);
                 (tensors, Convert { source: Cow::Borrowed(source), layout, scale_by })
             });
         if let [_] = group.members() {
-            [gate, up, down].into_iter().for_each(|(tensors, convert)| self.add(tensors, Work::Convert(convert)));
+            [gate, up, down]
+                .into_iter()
+                .for_each(|(tensors, convert)| self.add(tensors, Work::Convert(convert)));
             return;
         }
         let members = group.members().iter().map(|&(e, weight)| (&source[e], weight)).collect();

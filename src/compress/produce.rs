@@ -120,7 +120,8 @@ impl Producer<'_> {
         self.pieces(tensor, |at, piece| {
             match tensor.entry.dtype.bytes() {
                 2 => piece.as_chunks_mut().0.iter_mut().for_each(|scale| {
-                    *scale = half::bf16::from_f32(half::bf16::from_le_bytes(*scale).to_f32() * by).to_le_bytes();
+                    *scale =
+                        half::bf16::from_f32(half::bf16::from_le_bytes(*scale).to_f32() * by).to_le_bytes();
                 }),
                 _ => piece.as_chunks_mut().0.iter_mut().for_each(|scale| {
                     *scale = (f32::from_le_bytes(*scale) * by).to_le_bytes();
@@ -156,7 +157,9 @@ impl Producer<'_> {
                 Some((kept, module)) => kept.of_rows(module, layout, first)?,
                 None => None,
             };
-            writer.put(self, first, values, scales.as_deref()).map_err(|e| e.in_source(self.source, source))?;
+            writer
+                .put(self, first, values, scales.as_deref())
+                .map_err(|e| e.in_source(self.source, source))?;
         }
         writer.finish(self)
     }
@@ -235,7 +238,9 @@ pub(super) struct Encoder<'a> {
 /// What keeps a row from being encoded.
 pub(super) enum Refused {
     /// A value, by its index in the matrix, is not finite.
-    NonFinite { index: u64 },
+    NonFinite {
+        index: u64,
+    },
     Failed(Error),
 }
 
@@ -267,8 +272,8 @@ impl<'a> Encoder<'a> {
         self.weight.resize(part.weight_bytes(), 0);
         self.scale.resize(part.scale_bytes(), 0);
         let encoded = self.layout.encode(first, values, kept, &mut self.weight, &mut self.scale);
-        let encoded = encoded
-            .map_err(|e| Refused::NonFinite { index: (first * self.layout.cols + e.index) as u64 })?;
+        let encoded =
+            encoded.map_err(|e| Refused::NonFinite { index: (first * self.layout.cols + e.index) as u64 })?;
         producer.counts.add(encoded);
         self.encoded += encoded;
         let Into { sink, first: tensor, .. } = self.into;

@@ -19,8 +19,8 @@ use super::sidecar::Sidecars;
 use super::target::Target;
 use crate::checkpoint::write::Folder;
 use crate::checkpoint::{Checkpoint, LoadOptions, verify};
-use crate::config::rewrite::Rewrite;
 use crate::config::ModelConfig;
+use crate::config::rewrite::Rewrite;
 use crate::error::{Error, FaultList, Result};
 
 /// Bytes of tensors in a shard at most, as the large checkpoints have it.
@@ -169,8 +169,7 @@ impl Recipe {
         };
         // Verifying reads what writing wrote: half of the way each.
         let all = 2 * plan.bytes;
-        let written =
-            folder.shards(&plan.units, &producer, self.shard_bytes, &options.after(0, all))?;
+        let written = folder.shards(&plan.units, &producer, self.shard_bytes, &options.after(0, all))?;
         folder.json("config.json", &json)?;
         sidecars.copy(&folder)?;
         if !scales.is_empty() {

@@ -74,14 +74,16 @@ impl Selection {
     /// Keeps everything.
     pub fn everything(config: &ModelConfig) -> Selection {
         let layers: Vec<usize> = (0..config.num_layers).collect();
-        let experts = layers
-            .iter()
-            .map(|&l| {
-                let count = if l < config.first_k_dense { 0 } else { config.moe.num_experts };
-                (0..count).map(Group::single).collect()
-            })
-            .collect();
+        let experts = layers.iter().map(|&layer| all_of(config, layer)).collect();
         Selection { layers, experts }
+    }
+
+    /// Keeps these source layers and all their experts.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] `layers`.
+    pub fn all_experts(config: &ModelConfig, layers: &Layers) -> Result<Selection> {
+        Selection::new(config, layers, |layer| Ok(all_of(config, layer)))
     }
 
     /// Keeps these source layers and, of each layer with experts, what `experts` says of it by its source number. The
@@ -149,7 +151,8 @@ impl Selection {
         if let Some((layer, _)) =
             self.layers.iter().zip(&self.experts).find(|(l, groups)| is_dense(**l) && !groups.is_empty())
         {
-            let problem = format!("of layer {layer} are listed, but it is dense: the selection is of another model");
+            let problem =
+                format!("of layer {layer} are listed, but it is dense: the selection is of another model");
             return Err(Error::argument("experts", problem));
         }
         let count = self.num_experts();
@@ -161,6 +164,11 @@ impl Selection {
         }
         Ok(())
     }
+}
+
+fn all_of(config: &ModelConfig, layer: usize) -> Vec<Group> {
+    let count = if layer < config.first_k_dense { 0 } else { config.moe.num_experts };
+    (0..count).map(Group::single).collect()
 }
 
 /// Whether a layer may have so many experts, as far as its router decides.

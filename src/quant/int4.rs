@@ -138,10 +138,8 @@ mod tests {
         let values: Vec<i32> = (0..cols).map(|c| c as i32 % 16 - 8).collect();
         let packed: Vec<u8> =
             values.chunks(PER_WORD).flat_map(|c| pack(c.try_into().unwrap()).to_le_bytes()).collect();
-        let scale: Vec<u8> = [0.0f32, 0.0, 0.0, 1.0, 2.0, 4.0]
-            .iter()
-            .flat_map(|&s| bf16::from_f32(s).to_le_bytes())
-            .collect();
+        let scale: Vec<u8> =
+            [0.0f32, 0.0, 0.0, 1.0, 2.0, 4.0].iter().flat_map(|&s| bf16::from_f32(s).to_le_bytes()).collect();
         for col in [0, 5, 31, 32, 33, 95] {
             let mut out = vec![0.0; cols - col];
             decode_row(&packed, &scale, 1, col, cols, &mut out);

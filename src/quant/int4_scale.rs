@@ -14,8 +14,8 @@ const TRIED: usize = 32;
 /// The scales tried, as what the largest magnitude is divided by: the whole numbers, under which a group that was INT4
 /// before has no error, and steps around 7 to 8, where the range of codes is used but for a little that is clipped.
 const DIVISORS: [f32; TRIED] = [
-    1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 6.25, 6.5, 6.75, 7.0, 7.2, 7.4, 7.6, 7.8, 8.0, 8.2, 8.4, 8.6, 8.8, 9.0, 9.25, 9.5,
-    9.75, 10.0, 10.25, 10.5, 10.75, 11.0, 11.5, 12.0, 13.0, 14.0,
+    1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 6.25, 6.5, 6.75, 7.0, 7.2, 7.4, 7.6, 7.8, 8.0, 8.2, 8.4, 8.6, 8.8, 9.0,
+    9.25, 9.5, 9.75, 10.0, 10.25, 10.5, 10.75, 11.0, 11.5, 12.0, 13.0, 14.0,
 ];
 
 /// Of a group that is scaled so that its largest magnitude is 1 to 2: the least scale there is. It is far below what any

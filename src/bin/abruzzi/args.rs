@@ -1,5 +1,7 @@
 //! Every flag, defined once: help, completions and environment variables come from here.
 
+mod compress;
+
 use std::path::PathBuf;
 
 use abruzzi::DeviceChoice;
@@ -8,6 +10,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::units;
+pub use compress::{CompressArgs, MakingArgs, MethodArg, QuantizeArgs};
 
 /// Runs Kimi-K2-class mixture-of-experts models.
 #[derive(Parser)]
@@ -46,6 +49,10 @@ pub enum Command {
     Plan(PlanArgs),
     /// Write a random checkpoint of true dimensions, for benchmarks.
     Synth(SynthArgs),
+    /// Make a smaller model: fewer layers, fewer experts, another format.
+    Compress(CompressArgs),
+    /// Store a model's weights in another format.
+    Quantize(QuantizeArgs),
     /// Replay a routing trace through the real policies and schedule, on modelled hardware.
     Simulate(SimulateArgs),
     /// Say what this machine offers.
@@ -485,6 +492,11 @@ mod tests {
             ("dram", "--dram"),
             ("hbm", "--hbm"),
             ("nvme", "--nvme"),
+            ("model", "--model (-m)"),
+            ("experts-list", "--experts-list"),
+            ("format", "--format"),
+            ("experts-only", "--experts-only"),
+            ("allow-saturation", "--allow-saturation"),
         ] {
             assert_eq!(flag_of(argument).as_deref(), Some(flag));
         }

@@ -162,7 +162,6 @@ impl Folder {
     ///
     /// # Errors
     /// [`Error::Io`], also if `name` is not a plain file name.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the commands that write more than tensors"))]
     pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.create(name, |file| file.write_all(bytes))
     }
@@ -180,10 +179,34 @@ impl Folder {
     /// # Errors
     /// [`Error::Io`] if `from` is not a regular file or cannot be read, the copy cannot be written, or `name` is not a
     /// plain file name.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the commands that write more than tensors"))]
     pub(crate) fn copy_file(&self, name: &str, from: &Path) -> Result<()> {
         let mut source = open_regular(from)?;
         self.create(name, |file| io::copy(&mut source, file).map(drop))
+    }
+
+    /// Writes a file of any size as `fill` makes it; `fill` is given the path for its errors.
+    ///
+    /// # Errors
+    /// Those of `fill`; [`Error::Io`], also if `name` is not a plain file name.
+    pub(crate) fn stream(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&Path, &mut BufWriter<File>) -> Result<()>,
+    ) -> Result<()> {
+        let path = self.partial.join(name);
+        let mut failed = None;
+        let made = self.create(name, |file| {
+            fill(&path, file).map_err(|e| {
+                failed = Some(e);
+                io::Error::other("it could not be made")
+            })
+        });
+        failed.map_or(made, Err)
+    }
+
+    /// Where the files lie until [`Folder::finish`]; a loader can read them there once all are written.
+    pub(crate) fn path(&self) -> &Path {
+        &self.partial
     }
 
     /// Gives the folder its name. All its files are on the disk by then, so that not even a power failure leaves a
