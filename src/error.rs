@@ -150,6 +150,22 @@ pub enum Error {
         reason: String,
     },
 
+    /// A folder holds an unfinished result that this run cannot continue: remove the folder or name another output.
+    #[error("{}: {problem}; remove this folder or name another output", folder.display())]
+    Unfinished {
+        /// The folder, named like the output with `.partial` behind.
+        folder: PathBuf,
+        /// Why it cannot be continued, as a predicate: "is the unfinished result of another command".
+        problem: String,
+    },
+
+    /// The program contradicts itself, which was noticed before it did harm: report it.
+    #[error("{what}; this is a defect of the program, please report it")]
+    Defect {
+        /// What was noticed.
+        what: String,
+    },
+
     /// The request is well-formed but outside what this build does; the text says what to use instead.
     #[error("{what} is not supported: {instead}")]
     Unsupported {

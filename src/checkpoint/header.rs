@@ -17,8 +17,10 @@ pub const MAX_HEADER: u64 = 32 << 20;
 /// Tensors a checkpoint may have in all. The largest known has 208,550.
 pub const MAX_TENSORS: usize = 1 << 18;
 
-const MAX_NAME: usize = 512;
-const MAX_RANK: usize = 4;
+/// Bytes of a tensor's name at most.
+pub(super) const MAX_NAME: usize = 512;
+/// Dimensions of a tensor at most.
+pub(super) const MAX_RANK: usize = 4;
 
 /// Element types of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

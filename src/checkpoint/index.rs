@@ -12,7 +12,8 @@ use crate::error::FaultKind;
 
 /// The largest known index has 16 MB.
 const MAX_INDEX: u64 = 64 << 20;
-const MAX_SHARDS: usize = 4096;
+/// Shards that a checkpoint may have.
+pub(super) const MAX_SHARDS: usize = 4096;
 
 /// A parsed index.
 #[derive(Debug, Default)]
@@ -126,7 +127,7 @@ impl<'de> DeserializeSeed<'de> for ShortString {
 ///
 /// # Errors
 /// A fault for a missing shard or a link that leads elsewhere.
-pub(super) fn resolve(dir: &Path, shard: &str) -> Result<PathBuf, FaultKind> {
+pub(crate) fn resolve(dir: &Path, shard: &str) -> Result<PathBuf, FaultKind> {
     let bad = |problem: String| FaultKind::BadIndex(problem);
     let real_dir = dir.canonicalize().map_err(|e| bad(format!("cannot be resolved: {e}")))?;
     let real = dir.join(shard).canonicalize().map_err(|e| match e.kind() {

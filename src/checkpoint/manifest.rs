@@ -16,7 +16,7 @@ use crate::quant::{Format, MatrixLayout};
 
 /// A matrix and where its parts lie on disk.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(crate) struct Source {
     pub layout: MatrixLayout,
     pub weight: Located,
     pub scale: Option<Located>,

@@ -16,26 +16,31 @@ pub mod memory;
 mod read;
 mod record;
 pub mod region;
+mod stream;
 pub(crate) mod tensors;
 mod verify;
 pub mod weights;
+pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
 
 pub use catalogue::INDEX_FILE;
+pub(crate) use catalogue::Located;
 pub use expert::ReadBuffer;
 pub(crate) use file::{looks_like, open_regular};
 pub(crate) use header::MAX_TENSORS;
 pub use header::{Dtype, Entry, Header, parse_header};
+pub(crate) use index::resolve;
 pub use index::{Index, parse_index};
 pub use inventory::{Amount, Inventory};
 pub use load::{HostVector, LoadStats, LoadedTrunk};
 pub use manifest::SkippedTensors;
+pub(crate) use manifest::Source;
 pub use read::{LoadOptions, LoadProgress};
 pub use record::{Placed, RecordLayout};
 pub use verify::{VerifyReport, verify};
 
-use catalogue::{Catalogue, Located};
+use catalogue::Catalogue;
 use manifest::Bound;
 
 use crate::config::ModelConfig;

@@ -190,6 +190,20 @@ impl<M, V> Layer<M, V> {
         mapped
     }
 
+    /// Its matrices, in the order of [`Weights::try_map`].
+    pub(crate) fn matrices(&self) -> Vec<&M> {
+        let mut found = Vec::new();
+        let Ok(_) = self.try_map::<_, _, Infallible>(&mut |m| Ok(found.push(m)), &mut |_| Ok(()));
+        found
+    }
+
+    /// Its vectors, in the order of [`Weights::try_map`].
+    pub(crate) fn vectors(&self) -> Vec<&V> {
+        let mut found = Vec::new();
+        let Ok(_) = self.try_map::<_, _, Infallible>(&mut |_| Ok(()), &mut |v| Ok(found.push(v)));
+        found
+    }
+
     fn try_map<'a, N, W, E>(
         &'a self,
         matrix: &mut impl FnMut(&'a M) -> Result<N, E>,

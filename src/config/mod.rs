@@ -6,6 +6,7 @@
 mod fields;
 mod parse;
 mod quantization;
+pub(crate) mod rewrite;
 mod rope;
 
 use std::fmt;

@@ -77,7 +77,8 @@ impl ModelConfig {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>> {
+/// The bytes of a configuration file, if it can be one by its kind and size.
+pub(super) fn read(file: &Path) -> Result<Vec<u8>> {
     let opened = crate::checkpoint::open_regular(file)?;
     let mut bytes = Vec::new();
     opened.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(file, "read"))?;

@@ -4,6 +4,10 @@
 //! rows, the last of 64. e4m3 here is the `fn` variant of the OCP 8-bit float specification (bias 7, no infinities):
 //! codes 0x7F and 0xFF are NaN, the largest value is 448, the smallest 2^-9.
 
+use super::encode::{Encoded, largest};
+use super::kept::Trail;
+use super::narrow::{E4m3, Narrow};
+
 /// Rows and columns of a scale block.
 pub const BLOCK: usize = 128;
 
@@ -38,6 +42,88 @@ pub fn decode_row(codes: &[u8], scale: &[u8], row: usize, col: usize, cols: usiz
     }
 }
 
+/// The code of the nearest value, ties to even. What rounds to more than [`MAX`], infinities too, becomes ±[`MAX`]; a NaN
+/// becomes a NaN.
+#[inline(always)]
+pub fn encode(value: f32) -> u8 {
+    let sign = (value.to_bits() >> 24) as u8 & 0x80;
+    let code = if value.is_nan() { 0x7f } else { E4m3::unbounded(value).min(E4m3::LARGEST) as u8 };
+    code | sign
+}
+
+/// Encodes rows that begin and end with a block. `values` is [rows, `cols`] and finite; `kept`, if there is one, is as long
+/// as `scale`.
+#[inline(always)]
+pub(super) fn encode_rows(
+    values: &[f32],
+    cols: usize,
+    kept: Option<&[u8]>,
+    codes: &mut [u8],
+    scale: &mut [u8],
+) -> Encoded {
+    let mut encoded = Encoded::default();
+    let band = cols * BLOCK;
+    let per_band = cols.div_ceil(BLOCK);
+    for (b, (values, codes)) in values.chunks(band).zip(codes.chunks_mut(band)).enumerate() {
+        for block in 0..per_band {
+            let columns = block * BLOCK..cols.min((block + 1) * BLOCK);
+            let at = b * per_band + block;
+            let kept = kept.map(|kept| f32::from_le_bytes(kept.as_chunks().0[at]));
+            let chosen = encode_block(values, cols, columns, kept, codes, &mut encoded);
+            scale.as_chunks_mut().0[at] = chosen.to_le_bytes();
+        }
+    }
+    encoded
+}
+
+/// Encodes some columns of rows that share their scale, and returns it.
+#[inline(always)]
+fn encode_block(
+    values: &[f32],
+    cols: usize,
+    columns: std::ops::Range<usize>,
+    kept: Option<f32>,
+    codes: &mut [u8],
+    encoded: &mut Encoded,
+) -> f32 {
+    if let Some(scale) = kept {
+        let mut trail = Trail::new();
+        for (values, codes) in values.chunks(cols).zip(codes.chunks_mut(cols)) {
+            for (&value, code) in values[columns.clone()].iter().zip(&mut codes[columns.clone()]) {
+                *code = encode(value / scale);
+                trail.note(value, decode(*code) * scale);
+            }
+        }
+        // A scale of zero, infinity or NaN gives back nothing but its like: NaN codes are not values.
+        if trail.holds() && scale.is_normal() {
+            encoded.kept_scales += 1;
+            return scale;
+        }
+        encoded.fresh_scales += 1;
+    }
+    let scale = scale_of(values.chunks(cols).map(|row| largest(&row[columns.clone()])).fold(0.0, f32::max));
+    let mut vanished = 0u32;
+    for (values, codes) in values.chunks(cols).zip(codes.chunks_mut(cols)) {
+        for (&value, code) in values[columns.clone()].iter().zip(&mut codes[columns.clone()]) {
+            *code = encode(value / scale);
+            vanished += u32::from(*code & 0x7f == 0) & u32::from(value != 0.0);
+        }
+    }
+    encoded.vanished += u64::from(vanished);
+    scale
+}
+
+/// The scale under which the largest magnitude of a block becomes [`MAX`].
+fn scale_of(largest: f32) -> f32 {
+    if largest == 0.0 {
+        return 1.0;
+    }
+    // Subnormal scales would be zero to a processor that flushes them.
+    let scale = (largest / MAX).max(f32::MIN_POSITIVE);
+    // Rounded up, the quotient can be one unit too much for f32 itself.
+    if (scale * MAX).is_finite() { scale } else { scale.next_down() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +139,48 @@ mod tests {
         }
         assert_eq!(decode(0x7e), MAX);
         assert_eq!(decode(0x01), 2f32.powi(-9));
+    }
+
+    /// The finite code whose value is nearest; the even one of two.
+    fn nearest(value: f32) -> u8 {
+        let distance = |code: u8| (f64::from(decode(code)) - f64::from(value.abs())).abs();
+        let code = (0..0x7f).min_by(|&a, &b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1))));
+        code.unwrap() | if value.is_sign_negative() { 0x80 } else { 0 }
+    }
+
+    #[test]
+    fn encoding_against_an_independent_implementation_and_a_search() {
+        // Every upper half of an f32, with nothing, a little and almost a whole step below it. No tie of e4m3 needs more
+        // bits, so these are all values, all ties, and both neighbours of each.
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0x8000, 0xffff] {
+                let value = f32::from_bits(u32::from(high) << 16 | low);
+                let got = encode(value);
+                if value.is_nan() {
+                    assert!(decode(got).is_nan(), "{value}");
+                    continue;
+                }
+                assert_eq!(got, float8::F8E4M3::from_f32(value).to_bits(), "{value:e}");
+                if value.abs() < 1000.0 && value.abs() > 1e-4 {
+                    assert_eq!(got, nearest(value), "{value:e}");
+                }
+            }
+        }
+        for code in (0..=255).filter(|code| code & 0x7f != 0x7f) {
+            assert_eq!(encode(decode(code)), code);
+        }
+        assert_eq!((encode(464.0), encode(f32::INFINITY), encode(f32::MIN)), (0x7e, 0x7e, 0xfe));
+    }
+
+    #[test]
+    fn the_scale_makes_the_largest_value_448_and_nothing_infinite() {
+        for largest in [1.0, 3.3, 448.0, 1e-30, 1e30, f32::MAX, f32::MAX.next_down()] {
+            let scale = scale_of(largest);
+            assert_eq!(encode(largest / scale), 0x7e, "{largest:e}");
+            assert!((scale * MAX).is_finite(), "{largest:e}");
+        }
+        assert_eq!(scale_of(0.0), 1.0);
+        assert_eq!(scale_of(f32::from_bits(1)), f32::MIN_POSITIVE);
     }
 
     #[test]

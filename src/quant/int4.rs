@@ -3,6 +3,12 @@
 //! Word w of a row holds columns 8w … 8w+7, column 8w+i in bits 4i … 4i+3, stored as q + 8 with q in −8 … 7.
 //! w[r, c] = q · scale[r, c / 32], scale in BF16.
 
+use half::bf16;
+
+use super::encode::{Encoded, largest};
+use super::int4_scale::{self, HUGEST_SCALE};
+use super::kept::Trail;
+
 /// Columns that share a scale.
 pub const GROUP: usize = 32;
 
@@ -34,12 +40,76 @@ pub fn decode_row(packed: &[u8], scale: &[u8], row: usize, col: usize, cols: usi
     while !out.is_empty() {
         let within_group = (GROUP - col % GROUP).min(out.len());
         let (now, later) = out.split_at_mut(within_group);
-        let scale = half::bf16::from_le_bytes(scales[col / GROUP]).to_f32();
+        let scale = bf16::from_le_bytes(scales[col / GROUP]).to_f32();
         for (i, value) in now.iter_mut().enumerate() {
             let word = u32::from_le_bytes(words[(col + i) / PER_WORD]);
             *value = nibble(word, col + i) as f32 * scale;
         }
         (col, out) = (col + within_group, later);
+    }
+}
+
+/// Encodes whole rows. `values` is [rows, `cols`] and finite; `kept`, if there is one, is as long as `scale`.
+///
+/// The nibbles beyond the last column are 0, as compressed-tensors leaves them.
+#[inline(always)]
+pub(super) fn encode_rows(
+    values: &[f32],
+    cols: usize,
+    kept: Option<&[u8]>,
+    packed: &mut [u8],
+    scale: &mut [u8],
+) -> Encoded {
+    let mut encoded = Encoded::default();
+    let mut kept = kept.map(|kept| kept.as_chunks::<2>().0.iter());
+    let mut scales = scale.as_chunks_mut::<2>().0.iter_mut();
+    let row_bytes = cols.div_ceil(PER_WORD) * 4;
+    for (row, packed) in values.chunks(cols).zip(packed.chunks_mut(row_bytes)) {
+        for (group, packed) in row.chunks(GROUP).zip(packed.chunks_mut(GROUP / 2)) {
+            let mut x = [0.0; GROUP];
+            x[..group.len()].copy_from_slice(group);
+            let kept = kept.as_mut().and_then(Iterator::next).map(|&raw| bf16::from_le_bytes(raw).to_f32());
+            let (chosen, codes) = encode_group(&x, kept, &mut encoded);
+            if let Some(scale) = scales.next() {
+                // The lower half of a BF16 number's f32 is zero.
+                *scale = ((chosen.to_bits() >> 16) as u16).to_le_bytes();
+            }
+            write_words(&codes, group.len(), packed);
+        }
+    }
+    encoded
+}
+
+/// Chooses a group's scale, a BF16 number, and its integers, each −8 … 7.
+#[inline(always)]
+fn encode_group(x: &[f32; GROUP], kept: Option<f32>, encoded: &mut Encoded) -> (f32, [i32; GROUP]) {
+    if let Some(scale) = kept {
+        let codes = x.map(|x| int4_scale::code(x / scale));
+        let mut trail = Trail::new();
+        for (&x, code) in x.iter().zip(codes) {
+            trail.note(x, code * scale);
+        }
+        if trail.holds() && scale.is_normal() {
+            encoded.kept_scales += 1;
+            return (scale, codes.map(|code| code as i32));
+        }
+        encoded.fresh_scales += 1;
+    }
+    let scale = int4_scale::best_scale(x, largest(x));
+    if scale == HUGEST_SCALE {
+        encoded.saturated += x.iter().filter(|&x| (x / scale).abs() > 7.5).count() as u64;
+    }
+    let per_step = 1.0 / scale;
+    (scale, x.map(|x| int4_scale::code(x * per_step) as i32))
+}
+
+/// Packs the first `columns` codes of a group; the other nibbles of the last word are 0.
+#[inline(always)]
+fn write_words(codes: &[i32; GROUP], columns: usize, packed: &mut [u8]) {
+    for (i, (raw, codes)) in packed.as_chunks_mut::<4>().0.iter_mut().zip(codes.as_chunks().0).enumerate() {
+        let there = (columns - i * PER_WORD).min(PER_WORD);
+        let mask = u32::MAX >> (32 - 4 * there);
+        *raw = (pack(*codes) & mask).to_le_bytes();
     }
 }
 
@@ -68,10 +138,8 @@ mod tests {
         let values: Vec<i32> = (0..cols).map(|c| c as i32 % 16 - 8).collect();
         let packed: Vec<u8> =
             values.chunks(PER_WORD).flat_map(|c| pack(c.try_into().unwrap()).to_le_bytes()).collect();
-        let scale: Vec<u8> = [0.0f32, 0.0, 0.0, 1.0, 2.0, 4.0]
-            .iter()
-            .flat_map(|&s| half::bf16::from_f32(s).to_le_bytes())
-            .collect();
+        let scale: Vec<u8> =
+            [0.0f32, 0.0, 0.0, 1.0, 2.0, 4.0].iter().flat_map(|&s| bf16::from_f32(s).to_le_bytes()).collect();
         for col in [0, 5, 31, 32, 33, 95] {
             let mut out = vec![0.0; cols - col];
             decode_row(&packed, &scale, 1, col, cols, &mut out);

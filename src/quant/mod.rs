@@ -3,9 +3,15 @@
 //! Weights stay in their checkpoint format in memory; kernels decode them on the way into registers through
 //! [`MatrixView`], which is a format, a size and two byte slices exactly as they stand on disk.
 
+mod encode;
 pub mod fp8;
 pub mod int4;
+mod int4_scale;
+mod kept;
+mod narrow;
 pub mod plain;
+
+pub use encode::{Encoded, NonFiniteValue};
 
 /// How the elements of a matrix are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -10,7 +10,6 @@ use half::bf16;
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
 
-use super::plan::Tensor;
 use crate::quant::{fp8, int4};
 
 /// Bytes made at a time; a multiple of every element's size.
@@ -55,20 +54,20 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// The tables that these tensors need.
-    pub(super) fn of<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Tables {
+    /// The tables that these need.
+    pub(super) fn of(fills: &[Fill]) -> Tables {
         let bytes = quantiles(256);
         let nibbles: Vec<i32> = quantiles(16).iter().map(|z| (z * INT4_UNIT).round() as i32).collect();
         let fine = quantiles(1 << 16);
         let mut bf16 = BTreeMap::new();
-        for tensor in tensors {
-            if let Fill::Normal { cols } = tensor.fill {
+        for &fill in fills {
+            if let Fill::Normal { cols } = fill {
                 let std = deviation(cols);
                 bf16.entry(cols).or_insert_with(|| fine.iter().map(|z| half(z * std)).collect());
             }
         }
         Tables {
-            fp8: std::array::from_fn(|i| encode_fp8(bytes[i] * FP8_UNIT)),
+            fp8: std::array::from_fn(|i| fp8::encode(bytes[i] * FP8_UNIT)),
             // Both halves of a byte are values of their own; stored as q + 8.
             int4: std::array::from_fn(|i| (nibbles[i & 15] + 8) as u8 | ((nibbles[i >> 4] + 8) as u8) << 4),
             bf16,
@@ -169,13 +168,6 @@ fn quantiles(n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The nearest finite code.
-fn encode_fp8(value: f32) -> u8 {
-    let finite = (0..=255u8).filter(|code| code & 0x7f != 0x7f);
-    let distance = |code: &u8| (fp8::decode(*code) - value).abs();
-    finite.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
-}
-
 /// A chunk must not cut an element, whatever its type.
 const _: () = assert!(CHUNK.is_multiple_of(8) && int4::PER_WORD == 8);
 
@@ -191,7 +183,7 @@ mod tests {
 
     fn tables(cols: usize) -> Tables {
         let bf16 = quantiles(1 << 16).iter().map(|z| half(z * deviation(cols))).collect();
-        let mut tables = Tables::of([].iter());
+        let mut tables = Tables::of(&[]);
         tables.bf16.insert(cols, bf16);
         tables
     }

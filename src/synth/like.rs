@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Synth;
+use crate::checkpoint::MAX_TENSORS;
 use crate::checkpoint::tensors::MatrixTensors;
 use crate::checkpoint::weights::expert_spec;
-use crate::checkpoint::{MAX_TENSORS, open_regular};
 use crate::config::ModelConfig;
+use crate::config::rewrite::{self, Rewrite};
 use crate::error::{Error, Result};
 use crate::quant::Format;
 
@@ -28,49 +29,39 @@ const MAX_EXPERTS: usize = 4096;
 pub(super) fn resolve(synth: &Synth) -> Result<(Value, ModelConfig)> {
     let named = BUILT_IN.iter().find(|(name, _)| *name == synth.like);
     let path = Path::new(&synth.like);
-    let (mut value, own) = match named {
-        Some((_, text)) => read(text.as_bytes(), path)?,
+    let (mut json, own) = match named {
+        Some((_, text)) => Rewrite::parse(text.as_bytes(), path)?,
         None => {
             if !path.exists() {
                 let names = BUILT_IN.map(|(name, _)| name).join(", ");
                 let problem = format!("is {:?}, expected {names} or the path of a config.json", synth.like);
                 return Err(Error::argument("like", problem));
             }
-            // The configuration is checked (size, kind of file, every field) before its bytes are used again.
-            let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
-            ModelConfig::from_file(&file)?;
-            let text = std::io::read_to_string(open_regular(&file)?).map_err(Error::io(&file, "read"))?;
-            read(text.as_bytes(), &file)?
+            Rewrite::read(path)?
         }
     };
     let layers = synth.layers.unwrap_or(own.num_layers);
     let experts = synth.experts.unwrap_or(own.moe.num_experts);
     check(layers, experts, &own)?;
 
-    // Multimodal checkpoints keep the text model's fields in an object of their own.
-    let nested = value.get("text_config").is_some_and(Value::is_object);
-    if nested && synth.format.is_some() {
-        remove(&mut value, "quantization_config");
-    }
-    let text = if nested { &mut value["text_config"] } else { &mut value };
-    text["num_hidden_layers"] = layers.into();
-    text["n_routed_experts"] = experts.into();
-    text["first_k_dense_replace"] = own.first_k_dense.min(layers - 1).into();
+    json.set("num_hidden_layers", layers);
+    json.set("n_routed_experts", experts);
+    json.set("first_k_dense_replace", own.first_k_dense.min(layers - 1));
     // The loader skips these layers, so there is nothing to be measured on them.
-    text["num_nextn_predict_layers"] = 0.into();
+    json.set("num_nextn_predict_layers", 0);
     match synth.format {
         None => {}
-        Some(Format::Bf16) => remove(text, "quantization_config"),
-        Some(Format::Fp8Block) => text["quantization_config"] = fp8(),
-        Some(Format::Int4Group32) => text["quantization_config"] = int4(),
+        Some(Format::Bf16) => json.set_quantization(None),
+        Some(Format::Fp8Block) => json.set_quantization(Some(rewrite::fp8(&[]))),
+        Some(Format::Int4Group32) => json.set_quantization(Some(rewrite::int4())),
         Some(other) => {
             let problem = format!("is {}, expected fp8-block, int4-g32 or bf16", other.name());
             return Err(Error::argument("format", problem));
         }
     }
-    let config = ModelConfig::from_json(value.to_string().as_bytes(), path)?;
+    let config = json.meaning()?;
     check_count(&config)?;
-    Ok((value, config))
+    Ok((json.into_json(), config))
 }
 
 /// The loader takes so many tensors and no more; here it also bounds what the list of them costs.
@@ -91,16 +82,6 @@ fn refuse_too_many(layers: usize, experts: usize, tensors_of_one: usize) -> Resu
         return Err(Error::argument("layers", problem));
     }
     Ok(())
-}
-
-fn read(text: &[u8], file: &Path) -> Result<(Value, ModelConfig)> {
-    let config = ModelConfig::from_json(text, file)?;
-    let value = serde_json::from_slice(text).map_err(|e| Error::Config {
-        file: file.to_owned(),
-        field: "(the whole file)".into(),
-        problem: format!("is not valid JSON: {e}"),
-    })?;
-    Ok((value, config))
 }
 
 /// What the configuration's own check would say of its fields, said of the arguments that set them.
@@ -125,38 +106,4 @@ fn check(layers: usize, experts: usize, own: &ModelConfig) -> Result<()> {
     }
     // An expert has three tensors at least; what it has exactly is known once the whole configuration is.
     refuse_too_many(layers - own.first_k_dense.min(layers - 1), experts, 3)
-}
-
-fn remove(value: &mut Value, name: &str) {
-    if let Some(map) = value.as_object_mut() {
-        map.remove(name);
-    }
-}
-
-fn fp8() -> Value {
-    json!({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]})
-}
-
-/// Experts only, as Kimi-K2-Thinking has it.
-fn int4() -> Value {
-    json!({
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "ignore": [
-            "lm_head",
-            "re:.*self_attn.*",
-            "re:.*shared_experts.*",
-            "re:.*mlp\\.(gate|up|gate_up|down)_proj.*",
-        ],
-        "config_groups": {"group_0": {
-            "input_activations": null,
-            "output_activations": null,
-            "targets": ["Linear"],
-            "weights": {
-                "actorder": null, "dynamic": false, "group_size": 32, "num_bits": 4,
-                "strategy": "group", "symmetric": true, "type": "int",
-            },
-        }},
-    })
 }

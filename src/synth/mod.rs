@@ -94,14 +94,16 @@ impl Synth {
     }
 
     /// Writes the checkpoint to the folder `out`, which must not exist yet. Memory stays at a few megabytes a thread
-    /// beyond the list of tensors. Of the options, threads, progress and cancellation are used.
+    /// beyond the list of tensors. Of the options, threads, progress and cancellation are used. What a killed process
+    /// left of the same checkpoint (in `out`.partial) is continued.
     ///
     /// # Errors
-    /// As [`Synth::config`]; [`crate::Error::Io`] if `out` exists, does not fit the disk or cannot be written;
-    /// [`crate::Error::Cancelled`]. Nothing is left behind in any of these cases.
+    /// As [`Synth::config`]; [`crate::Error::Argument`] for shards so small that the loader would refuse their number;
+    /// [`crate::Error::Io`] if `out` exists, does not fit the disk or cannot be written; [`crate::Error::Cancelled`].
+    /// Nothing is left behind in any of these cases. [`crate::Error::Unfinished`] if `out`.partial is something else's.
     pub fn write(&self, out: &Path, options: &LoadOptions) -> Result<SynthReport> {
         let (json, config) = like::resolve(self)?;
-        let plan = plan::Plan::of(&config, self.shard_bytes);
-        write::write(out, &json, &plan, self.seed, options)
+        let plan = plan::Plan::of(&config);
+        write::write(out, &json, &plan, self.seed, self.shard_bytes, options)
     }
 }

@@ -1,34 +1,24 @@
-//! Which tensors stand where: the loader's own description, laid out in shards.
+//! Which tensors there are and what each is filled with: the loader's own description.
 
 use super::fill::Fill;
 use crate::checkpoint::Dtype;
 use crate::checkpoint::tensors::TensorSpec;
 use crate::checkpoint::weights::{MatrixSpec, Storage, VectorSpec, Weights, expert_spec};
+use crate::checkpoint::write::{NewTensor, Unit};
 use crate::config::ModelConfig;
 
-/// A tensor to be written.
-pub(super) struct Tensor {
-    pub name: String,
-    pub shape: Vec<u64>,
-    pub dtype: Dtype,
-    pub fill: Fill,
-    /// First byte behind the shard's header.
-    pub offset: u64,
-    pub len: u64,
-}
-
-/// All tensors, by shard.
+/// All tensors, each a unit of its own: any of them can be made without the others.
 pub(super) struct Plan {
-    pub shards: Vec<Vec<Tensor>>,
+    pub units: Vec<Unit>,
+    /// By unit.
+    pub fills: Vec<Fill>,
     pub bytes: u64,
-    pub tensors: usize,
-    shard_bytes: u64,
 }
 
 impl Plan {
-    /// Lays out what `config` implies. A shard ends before it would exceed `shard_bytes`.
-    pub(super) fn of(config: &ModelConfig, shard_bytes: u64) -> Plan {
-        let mut plan = Plan { shards: vec![Vec::new()], bytes: 0, tensors: 0, shard_bytes };
+    /// What `config` implies.
+    pub(super) fn of(config: &ModelConfig) -> Plan {
+        let mut plan = Plan { units: Vec::new(), fills: Vec::new(), bytes: 0 };
         let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
         let trunk = Weights::describe(config);
         trunk.visit(&mut |m| matrices.push(m), &mut |v| vectors.push(v));
@@ -75,17 +65,9 @@ impl Plan {
     }
 
     fn push_as(&mut self, spec: TensorSpec, dtype: Dtype, fill: Fill) {
-        let len = spec.shape.iter().product::<u64>() * dtype.bytes();
-        let end = |shard: &[Tensor]| shard.last().map_or(0, |t: &Tensor| t.offset + t.len);
-        let mut offset = self.shards.last().map_or(0, |s| end(s));
-        if self.shards.is_empty() || (offset > 0 && offset + len > self.shard_bytes) {
-            self.shards.push(Vec::new());
-            offset = 0;
-        }
-        if let Some(shard) = self.shards.last_mut() {
-            shard.push(Tensor { name: spec.name, shape: spec.shape, dtype, fill, offset, len });
-        }
-        self.bytes += len;
-        self.tensors += 1;
+        let tensor = NewTensor { name: spec.name, shape: spec.shape, dtype };
+        self.bytes += tensor.bytes();
+        self.units.push(Unit { tensors: vec![tensor] });
+        self.fills.push(fill);
     }
 }

@@ -1,21 +1,17 @@
-//! Writing a plan: shards, index and configuration into a folder that gets its name last.
+//! Writing a plan into a folder that gets its name last.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 use std::time::Instant;
 
 use rayon::prelude::*;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::fill::{CHUNK, Tables};
-use super::plan::{Plan, Tensor};
-use crate::checkpoint::{INDEX_FILE, LoadOptions, LoadProgress};
-use crate::error::{Error, Result};
+use super::plan::Plan;
+use crate::checkpoint::LoadOptions;
+use crate::checkpoint::write::{Folder, Produce, Sink, Written};
+use crate::error::Result;
 
 /// What was written.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -31,156 +27,62 @@ pub struct SynthReport {
     pub seconds: f64,
 }
 
-/// A folder under construction; removed unless it was finished.
-struct Partial {
-    folder: PathBuf,
-    finished: bool,
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Nothing to do if even this fails: the error that matters is the one that led here.
-            let _ = fs::remove_dir_all(&self.folder);
-        }
-    }
-}
-
 pub(super) fn write(
     out: &Path,
     config: &Value,
     plan: &Plan,
     seed: u64,
+    shard_bytes: u64,
     options: &LoadOptions,
 ) -> Result<SynthReport> {
     let begun = Instant::now();
-    refuse_existing(out)?;
-    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let free = free_bytes(parent).map_err(Error::io(parent, "examine"))?;
-    if plan.bytes > free {
-        let problem = format!("{} bytes are needed, {free} are free", plan.bytes);
-        return Err(Error::io(out, "create")(io::Error::new(io::ErrorKind::StorageFull, problem)));
-    }
-    let mut name = out.as_os_str().to_owned();
-    name.push(".partial");
-    let folder = PathBuf::from(name);
-    fs::create_dir(&folder).map_err(Error::io(&folder, "create"))?;
-    let mut partial = Partial { folder, finished: false };
-    let folder = &partial.folder;
-
-    json_file(&folder.join("config.json"), config)?;
-    let mut map = serde_json::Map::new();
-    let run = Run { seed, options, begun, total: plan.bytes, done: AtomicU64::new(0) };
-    let tables = Tables::of(plan.shards.iter().flatten());
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build()
-        .map_err(|e| Error::argument("threads", format!("cannot be started: {e}")))?;
-    for (i, shard) in plan.shards.iter().enumerate() {
-        let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, plan.shards.len());
-        pool.install(|| run.shard(&folder.join(&name), shard, &tables))?;
-        map.extend(shard.iter().map(|t| (t.name.clone(), Value::from(name.as_str()))));
-    }
-    let index = json!({"metadata": {"total_size": plan.bytes}, "weight_map": map});
-    json_file(&folder.join(INDEX_FILE), &index)?;
-
-    refuse_existing(out)?;
-    fs::rename(folder, out).map_err(Error::io(out, "create"))?;
-    partial.finished = true;
-    let (tensors, bytes, shards) = (plan.tensors, plan.bytes, plan.shards.len());
-    Ok(SynthReport { tensors, bytes, shards, seconds: begun.elapsed().as_secs_f64() })
-}
-
-/// Whatever stands there, a dangling link included, is not for this to replace.
-fn refuse_existing(out: &Path) -> Result<()> {
-    match fs::symlink_metadata(out) {
-        Ok(_) => Err(Error::io(out, "create")(io::ErrorKind::AlreadyExists.into())),
-        Err(_) => Ok(()),
-    }
-}
-
-fn json_file(path: &Path, value: &Value) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let mut file = BufWriter::new(File::create_new(path)?);
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.write_all(b"\n")?;
-        file.flush()
-    };
-    write().map_err(Error::io(path, "write"))
-}
-
-/// What all chunks share.
-struct Run<'a> {
-    seed: u64,
-    options: &'a LoadOptions,
-    begun: Instant,
-    total: u64,
-    done: AtomicU64,
-}
-
-impl Run<'_> {
-    fn shard(&self, path: &Path, tensors: &[Tensor], tables: &Tables) -> Result<()> {
-        let header = header(tensors);
-        let file = File::create_new(path).map_err(Error::io(path, "create"))?;
-        file.write_all_at(&header, 0).map_err(Error::io(path, "write"))?;
-        let pieces: Vec<(&Tensor, u64)> = tensors
-            .iter()
-            .flat_map(|t| (0..t.len.div_ceil(CHUNK as u64)).map(move |chunk| (t, chunk)))
-            .collect();
-        pieces.into_par_iter().try_for_each_init(
-            || vec![0u8; CHUNK],
-            |buffer, (tensor, chunk)| {
-                if self.options.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed)) {
-                    return Err(Error::Cancelled);
-                }
-                let at = chunk * CHUNK as u64;
-                let len = (tensor.len - at).min(CHUNK as u64) as usize;
-                let bytes = &mut buffer[..len];
-                tables.fill(tensor.fill, &tensor.name, self.seed, chunk, bytes);
-                file.write_all_at(bytes, header.len() as u64 + tensor.offset + at)
-                    .map_err(Error::io(path, "write"))?;
-                self.report(len as u64);
-                Ok(())
-            },
-        )
-    }
-
-    fn report(&self, len: u64) {
-        let bytes_done = self.done.fetch_add(len, Ordering::Relaxed) + len;
-        if let Some(progress) = &self.options.progress {
-            let seconds = self.begun.elapsed().as_secs_f64();
-            progress(LoadProgress { bytes_done, bytes_total: self.total, seconds });
+    let mut folder = Folder::begin(out, identity(config, seed, shard_bytes), plan.bytes)?;
+    let filler = Filler { plan, seed, tables: Tables::of(&plan.fills) };
+    let written = folder.json("config.json", config).and_then(|()| {
+        let written = folder.shards(&plan.units, &filler, shard_bytes, options)?;
+        folder.finish()?;
+        Ok(written)
+    });
+    match written {
+        Ok(Written { shards, tensors, bytes, .. }) => {
+            Ok(SynthReport { tensors, bytes, shards, seconds: begun.elapsed().as_secs_f64() })
+        }
+        Err(e) => {
+            // Random values are soon made again. Nothing to do if even this fails: the error that matters is the first.
+            let _ = folder.abandon();
+            Err(e)
         }
     }
 }
 
-/// The safetensors header, padded so that the first tensor is aligned.
-fn header(tensors: &[Tensor]) -> Vec<u8> {
-    let entries: serde_json::Map<String, Value> = tensors
-        .iter()
-        .map(|t| {
-            let offsets = [t.offset, t.offset + t.len];
-            let entry = json!({"dtype": t.dtype.name(), "shape": t.shape, "data_offsets": offsets});
-            (t.name.clone(), entry)
-        })
-        .collect();
-    let mut json = Value::Object(entries).to_string().into_bytes();
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let mut header = (json.len() as u64).to_le_bytes().to_vec();
-    header.append(&mut json);
-    header
+/// A hash of all that decides the bytes.
+fn identity(config: &Value, seed: u64, shard_bytes: u64) -> [u8; 32] {
+    let what = (env!("CARGO_PKG_VERSION"), seed, shard_bytes, config);
+    let text = serde_json::json!({ "synth": what }).to_string();
+    blake3::hash(text.as_bytes()).into()
 }
 
-/// Bytes that may be written to the file system of `folder`.
-fn free_bytes(folder: &Path) -> io::Result<u64> {
-    let name = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
-    let mut stats = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `name` is a NUL-terminated string and `stats` has room for what the call writes; both live through it.
-    let done = unsafe { libc::statvfs(name.as_ptr(), stats.as_mut_ptr()) };
-    if done != 0 {
-        return Err(io::Error::last_os_error());
+/// Makes tensors in chunks, each from a generator of its own.
+struct Filler<'a> {
+    plan: &'a Plan,
+    seed: u64,
+    tables: Tables,
+}
+
+impl Produce for Filler<'_> {
+    fn produce(&self, unit: usize, sink: &Sink<'_>) -> Result<()> {
+        for (number, tensor) in self.plan.units[unit].tensors.iter().enumerate() {
+            let len = tensor.bytes();
+            (0..len.div_ceil(CHUNK as u64)).into_par_iter().try_for_each_init(
+                || vec![0u8; CHUNK.min(len as usize)],
+                |buffer, chunk| {
+                    let at = chunk * CHUNK as u64;
+                    let bytes = &mut buffer[..(len - at).min(CHUNK as u64) as usize];
+                    self.tables.fill(self.plan.fills[unit], &tensor.name, self.seed, chunk, bytes);
+                    sink.put(number, at, bytes)
+                },
+            )?;
+        }
+        Ok(())
     }
-    // SAFETY: the call succeeded, so it filled the structure.
-    let stats = unsafe { stats.assume_init() };
-    Ok(stats.f_bavail * stats.f_frsize)
 }

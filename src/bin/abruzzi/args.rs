@@ -1,5 +1,6 @@
 //! Every flag, defined once: help, completions and environment variables come from here.
 
+mod compress;
 mod eval;
 mod simulate;
 
@@ -11,7 +12,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::units;
-
+pub use compress::{CompressArgs, MakingArgs, MethodArg, QuantizeArgs};
 pub use eval::EvalArgs;
 pub use simulate::SimulateArgs;
 
@@ -54,6 +55,10 @@ pub enum Command {
     Plan(PlanArgs),
     /// Write a random checkpoint of true dimensions, for benchmarks.
     Synth(SynthArgs),
+    /// Make a smaller model: fewer layers, fewer experts, another format.
+    Compress(CompressArgs),
+    /// Store a model's weights in another format.
+    Quantize(QuantizeArgs),
     /// Replay a routing trace through the real policies and schedule, on modelled hardware.
     Simulate(SimulateArgs),
     /// Say what this machine offers.
@@ -440,6 +445,11 @@ mod tests {
             ("dram", "--dram"),
             ("hbm", "--hbm"),
             ("nvme", "--nvme"),
+            ("model", "--model (-m)"),
+            ("experts-list", "--experts-list"),
+            ("format", "--format"),
+            ("experts-only", "--experts-only"),
+            ("allow-saturation", "--allow-saturation"),
         ] {
             assert_eq!(flag_of(argument).as_deref(), Some(flag));
         }

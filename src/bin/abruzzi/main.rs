@@ -2,6 +2,7 @@
 
 mod args;
 mod chat;
+mod compress;
 mod doctor;
 mod eval;
 mod generate;
@@ -66,6 +67,8 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, &cancel),
         Command::Plan(args) => plan::run(args),
         Command::Synth(args) => synth::run(args, &cancel),
+        Command::Compress(args) => compress::compress(args, &cancel),
+        Command::Quantize(args) => compress::quantize(args, &cancel),
         Command::Simulate(args) => simulate::run(args, &cancel),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions(args.shell),

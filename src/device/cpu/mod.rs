@@ -4,7 +4,7 @@
 
 mod attention;
 mod matmul;
-mod simd;
+pub(crate) mod simd;
 mod workers;
 
 use std::any::Any;

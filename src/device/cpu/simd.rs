@@ -55,7 +55,7 @@ impl Isa {
 
     /// Runs a kernel compiled for this set.
     #[inline]
-    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         match self {
             // SAFETY: an `Isa` other than the baseline comes from `detect` alone, which saw these features.
@@ -82,7 +82,7 @@ fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 
 /// a·b + c, fused where that is one instruction.
 #[inline(always)]
-pub(super) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
@@ -91,7 +91,7 @@ const LANES: usize = 32;
 
 /// Σ a·b over the shorter length.
 #[inline(always)]
-pub(super) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     let n = a.len().min(b.len());
     let (a, b) = (&a[..n], &b[..n]);
     let mut sums = [0.0f32; LANES];

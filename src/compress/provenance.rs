@@ -1,0 +1,74 @@
+//! Where a model comes from, written beside it.
+//!
+//! Nothing in it depends on when, where or in how many runs the model was made: the same recipe gives the same file.
+
+use serde_json::{Value, json};
+
+use super::lists;
+use super::recipe::Recipe;
+use crate::checkpoint::write::Written;
+use crate::checkpoint::{Checkpoint, Inventory};
+use crate::config::ModelConfig;
+use crate::quant::Format;
+
+/// The file's name.
+pub(super) const FILE: &str = "abruzzi-provenance.json";
+
+/// What was proven of the written files.
+pub(super) struct Proof {
+    /// Tensors that were read back; every value of them is finite.
+    pub tensors: usize,
+    /// Their bytes, which are those that were planned.
+    pub bytes: u64,
+}
+
+/// What a model was made of and how.
+pub(super) struct Origin<'a> {
+    pub recipe: &'a Recipe,
+    pub source: &'a Checkpoint,
+    /// The new configuration.
+    pub config: &'a ModelConfig,
+}
+
+impl Origin<'_> {
+    /// The file's content.
+    pub(super) fn to_json(&self, written: &Written, proof: &Proof) -> Value {
+        let Origin { recipe, source, config } = self;
+        let own = source.config();
+        let dir = source.dir().canonicalize();
+        let name = dir.ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
+        let counted = Inventory::of(config);
+        json!({
+            "tool": {"name": "abruzzi", "version": env!("CARGO_PKG_VERSION")},
+            "source": {
+                "name": name,
+                "structure_blake3": source.structure().to_hex().to_string(),
+                "layers": own.num_layers,
+                "experts": own.moe.num_experts,
+                "bytes": source.bytes(),
+                "dropped": source.skipped().0,
+            },
+            "selection": {
+                "layers": recipe.selection.layers(),
+                "experts": lists::to_json(&recipe.selection),
+            },
+            "format": recipe.target.format().map_or("as the source", Format::name),
+            "experts_only": recipe.target.experts_only(),
+            "healing": recipe.healing,
+            "output": {
+                "tensors_blake3": written.hash.to_hex().to_string(),
+                "tensors": written.tensors,
+                "bytes": written.bytes,
+                "shards": written.shards,
+                "parameters": counted.total.parameters,
+                "active_parameters": counted.active.parameters,
+            },
+            "proof": {
+                "verified_tensors": proof.tensors,
+                "verified_bytes": proof.bytes,
+                "faults": 0,
+                "sizes_as_planned": true,
+            },
+        })
+    }
+}
