@@ -1,13 +1,13 @@
 //! What a model does with calibration text: which experts matter, and which layers.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::MoeConfig;
 use crate::error::Result;
 use crate::model::walk::{Walk, WalkLayer, Windows, add, combine, route};
 
 /// Measurements of a whole model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Calibration {
     /// Tokens it was measured on.
@@ -19,7 +19,7 @@ pub struct Calibration {
 }
 
 /// Measurements of a layer.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerUse {
     /// Block influence: mean over tokens of 1 − cos(stream before, stream behind) (ShortGPT, arXiv 2403.03853, section 3).
@@ -29,7 +29,7 @@ pub struct LayerUse {
 }
 
 /// Measurements of an expert.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExpertUse {
     /// Tokens that chose it.

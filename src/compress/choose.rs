@@ -1,5 +1,6 @@
-//! Choosing experts without running the model: by what their routers have learnt.
+//! Choosing experts: by what they were measured to do, or without running the model by what their routers have learnt.
 
+use super::calibrate::{Calibration, ExpertUse};
 use super::layers::Layers;
 use super::produce::{ROWS, Rows};
 use super::select::{Group, Selection, check_count};
@@ -11,9 +12,12 @@ use crate::error::{Error, Result};
 /// How experts are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
+    /// Those whose loss changes the layers' outputs most, as it was measured on text; the others are dropped.
+    Usage,
     /// Those whose rows of the router cover the others' best, by cosine similarity; the others are dropped.
     Similarity,
-    /// The same ones, into each of which the others are merged that are most like it, all with equal weights.
+    /// Experts into each of which others are merged whose rows of the router are most like its own. Measured on text: into those
+    /// whose loss would change most, by their shares of use; else into those of similarity, all with equal weights.
     Merge,
 }
 
@@ -33,12 +37,23 @@ fn cluster(rows: &[f32], hidden: usize, usage: &[f32], into: usize) -> Vec<Vec<(
 }
 
 impl Method {
-    /// Chooses `experts` of each layer.
+    /// Whether it chooses by measurements.
+    pub fn needs_text(self) -> bool {
+        self == Method::Usage
+    }
+
+    /// Chooses `experts` of each layer, by what was measured where something was.
     ///
     /// # Errors
-    /// [`Error::Argument`] `layers` or `experts` for numbers the model cannot have; [`Error::Checkpoint`] for a damaged
-    /// router; [`Error::Io`].
-    pub fn select(self, source: &Checkpoint, layers: &Layers, experts: usize) -> Result<Selection> {
+    /// [`Error::Argument`] `layers` or `experts` for numbers the model cannot have, `text` for a method that needs
+    /// measurements without; [`Error::Checkpoint`] for a damaged router; [`Error::Io`].
+    pub fn select(
+        self,
+        source: &Checkpoint,
+        layers: &Layers,
+        experts: usize,
+        measured: Option<&Calibration>,
+    ) -> Result<Selection> {
         let config = source.config();
         check_count(config, experts)?;
         let groups_of_router = config.moe.n_group;
@@ -49,17 +64,25 @@ impl Method {
                 return Ok(Vec::new());
             };
             let rows = all_rows(source, router)?;
+            let used = measured.and_then(|measured| measured.layers.get(layer)).map(|layer| &layer.experts[..]);
             let mut chosen = Vec::with_capacity(experts);
             // The router chooses among groups of experts first, so each keeps its share.
             for (g, rows) in rows.chunks(width * hidden).enumerate() {
-                let kept = similar(rows, hidden, share);
+                let used = used.map(|used| &used[g * width..][..width]);
+                let kept = match (self, used) {
+                    (Method::Similarity, _) | (Method::Merge, None) => similar(rows, hidden, share),
+                    (_, Some(used)) => most_missed(used, share),
+                    (Method::Usage, None) => {
+                        let problem = "is not given; the method `usage` measures on it what experts do";
+                        return Err(Error::argument("text", problem));
+                    }
+                };
                 let global = |expert: usize| g * width + expert;
                 match self {
+                    Method::Usage => chosen.extend(kept.into_iter().map(|e| Group::single(global(e)))),
                     Method::Similarity => chosen.extend(kept.into_iter().map(|e| Group::single(global(e)))),
                     Method::Merge => {
-                        // Each counts alike, and those that are kept just enough more to be the centres.
-                        let mut usage = vec![1.0f32; width];
-                        kept.iter().for_each(|&e| usage[e] = 1.0f32.next_up());
+                        let usage = weights_to_merge(&kept, used, width);
                         for members in cluster(rows, hidden, &usage, share) {
                             chosen.push(Group::merged(
                                 members.into_iter().map(|(e, w)| (global(e), w)).collect(),
@@ -83,7 +106,7 @@ impl Method {
         let group = |at: usize| {
             let (first, i) = (at / share * width, at % share);
             match self {
-                Method::Similarity => Ok(Group::single(first + i)),
+                Method::Usage | Method::Similarity => Ok(Group::single(first + i)),
                 Method::Merge => {
                     let members: Vec<usize> =
                         (first..first + width).filter(|e| (e - first) % share == i).collect();
@@ -94,6 +117,27 @@ impl Method {
         };
         Selection::new(config, layers, |_| (0..experts).map(group).collect())
     }
+}
+
+/// The `count` experts whose loss would change the layer most, the lower number first among equals.
+fn most_missed(used: &[ExpertUse], count: usize) -> Vec<usize> {
+    let mut ranked: Vec<usize> = (0..used.len()).collect();
+    ranked.sort_by(|&a, &b| used[b].loss.total_cmp(&used[a].loss).then(a.cmp(&b)));
+    ranked.truncate(count);
+    ranked
+}
+
+/// What experts weigh when they are merged: their share of use, or all alike; those that are kept enough more than all others
+/// to be the centres.
+fn weights_to_merge(kept: &[usize], used: Option<&[ExpertUse]>, width: usize) -> Vec<f32> {
+    let mut weights: Vec<f32> = match used {
+        Some(used) => used.iter().map(|e| e.mass as f32).collect(),
+        None => vec![1.0; width],
+    };
+    let is_kept = |e: &usize| kept.contains(e);
+    let others = (0..width).filter(|e| !is_kept(e)).map(|e| weights[e]).fold(0.0, f32::max);
+    kept.iter().for_each(|&e| weights[e] = weights[e].max(others.next_up()));
+    weights
 }
 
 /// A router's rows in f32.

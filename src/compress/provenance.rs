@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 
 use super::lists;
+use super::proof::Trial;
 use super::recipe::Recipe;
 use crate::checkpoint::write::Written;
 use crate::checkpoint::{Checkpoint, Inventory};
@@ -20,6 +21,8 @@ pub(super) struct Proof {
     pub tensors: usize,
     /// Their bytes, which are those that were planned.
     pub bytes: u64,
+    /// The prompts it was tried on.
+    pub trial: Trial,
 }
 
 /// What a model was made of and how.
@@ -68,6 +71,11 @@ impl Origin<'_> {
                 "verified_bytes": proof.bytes,
                 "faults": 0,
                 "sizes_as_planned": true,
+                "finite_logits": {
+                    "random_prompts": proof.trial.random,
+                    "texts": proof.trial.texts,
+                    "tokens": proof.trial.tokens,
+                },
             },
         })
     }

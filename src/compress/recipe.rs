@@ -13,6 +13,7 @@ use super::lists;
 use super::merging::Merging;
 use super::plan::Plan;
 use super::produce::{Counts, Producer};
+use super::proof::finite_logits;
 use super::provenance::{self, Proof};
 use super::select::Selection;
 use super::sidecar::Sidecars;
@@ -177,7 +178,8 @@ impl Recipe {
         }
         source.check_unchanged()?;
 
-        let proof = self.prove(&plan, &folder, &options.after(plan.bytes, all))?;
+        let seed = written.hash.as_bytes().iter().fold(0, |seed, &byte| seed << 8 | u64::from(byte));
+        let proof = self.prove(&plan, &folder, seed, &options.after(plan.bytes, all))?;
         let origin = provenance::Origin { recipe: self, source, config: &config };
         folder.json(provenance::FILE, &origin.to_json(&written, &proof))?;
         folder.finish()?;
@@ -197,8 +199,14 @@ impl Recipe {
         })
     }
 
-    /// Reads what was written as a loader would, and compares it with what was planned.
-    fn prove(&self, plan: &Plan<'_>, folder: &Folder, options: &LoadOptions) -> Result<Proof> {
+    /// Reads what was written as a loader would, compares it with what was planned, and runs it.
+    fn prove(
+        &self,
+        plan: &Plan<'_>,
+        folder: &Folder,
+        seed: u64,
+        options: &LoadOptions,
+    ) -> Result<Proof> {
         let report = verify(folder.path(), options)?;
         if !report.faults.is_empty() {
             let dir = folder.path().to_owned();
@@ -211,7 +219,8 @@ impl Recipe {
             );
             return Err(Error::Defect { what });
         }
-        Ok(Proof { tensors: report.tensors, bytes: report.bytes })
+        let trial = finite_logits(folder.path(), seed, options)?;
+        Ok(Proof { tensors: report.tensors, bytes: report.bytes, trial })
     }
 
     /// A hash of all that decides the bytes.

@@ -27,6 +27,11 @@ impl CancelToken {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// A token that shares a flag, such as [`crate::LoadOptions::cancel`]'s.
+    pub fn of(flag: Arc<AtomicBool>) -> CancelToken {
+        CancelToken(flag)
+    }
+
     /// The flag behind it, for [`crate::LoadOptions::cancel`].
     pub fn flag(&self) -> Arc<AtomicBool> {
         self.0.clone()
