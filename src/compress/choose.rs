@@ -64,7 +64,8 @@ impl Method {
                 return Ok(Vec::new());
             };
             let rows = all_rows(source, router)?;
-            let used = measured.and_then(|measured| measured.layers.get(layer)).map(|layer| &layer.experts[..]);
+            let used =
+                measured.and_then(|measured| measured.layers.get(layer)).map(|layer| &layer.experts[..]);
             let mut chosen = Vec::with_capacity(experts);
             // The router chooses among groups of experts first, so each keeps its share.
             for (g, rows) in rows.chunks(width * hidden).enumerate() {

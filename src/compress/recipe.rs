@@ -200,13 +200,7 @@ impl Recipe {
     }
 
     /// Reads what was written as a loader would, compares it with what was planned, and runs it.
-    fn prove(
-        &self,
-        plan: &Plan<'_>,
-        folder: &Folder,
-        seed: u64,
-        options: &LoadOptions,
-    ) -> Result<Proof> {
+    fn prove(&self, plan: &Plan<'_>, folder: &Folder, seed: u64, options: &LoadOptions) -> Result<Proof> {
         let report = verify(folder.path(), options)?;
         if !report.faults.is_empty() {
             let dir = folder.path().to_owned();

@@ -15,6 +15,7 @@ use super::choose::Method;
 use super::distill::{Distilled, distill};
 use super::heal::{Healing, LayerHealing};
 use super::layers::Layers;
+use super::lists::ExpertLists;
 use super::recipe::{CompressReport, Recipe};
 use super::report::{self, Row};
 use super::select::Selection;
@@ -50,8 +51,10 @@ pub struct Compression {
     pub layers: Option<Layers>,
     /// Experts a layer after each stage, the last stage's last; none keeps all.
     pub experts: Vec<usize>,
-    /// How experts are chosen.
+    /// How experts are chosen, where their number is given.
     pub method: Method,
+    /// The experts to keep, in place of a number: in one stage.
+    pub lists: Option<ExpertLists>,
     /// How the result is stored; stages before the last are stored as the source.
     pub target: Target,
     /// As [`Recipe::allow_saturation`].
@@ -87,9 +90,23 @@ impl Compression {
         stages.run()
     }
 
+    /// Whether measurements decide anything, where there is a text to measure on.
+    fn measures(&self) -> bool {
+        let experts = !self.experts.is_empty() && self.method != Method::Similarity;
+        experts || matches!(self.layers, Some(Layers::Count(_)))
+    }
+
+    /// Whether measurements decide which experts are kept.
+    fn measures_experts(&self) -> bool {
+        self.method.needs_text() && !self.experts.is_empty()
+    }
+
     fn check(&self) -> Result<()> {
-        if self.text.is_none() && (self.heal || self.method.needs_text()) {
+        if self.text.is_none() && (self.heal || self.measures_experts()) {
             return Err(Error::argument("text", "is not given; measuring and healing need a text to run"));
+        }
+        if self.lists.is_some() && !self.experts.is_empty() {
+            return Err(Error::argument("experts-list", "is given beside a number of experts"));
         }
         if let Some(pair) = self.experts.windows(2).find(|pair| pair[1] >= pair[0]) {
             let problem = format!("goes from {} to {} experts, expected fewer each time", pair[0], pair[1]);
@@ -159,9 +176,7 @@ impl Stages<'_> {
         to: &Path,
     ) -> Result<(CompressReport, Option<Distilled>, Vec<usize>)> {
         let measured = match &self.what.text {
-            Some(text) if self.what.method.needs_text() || self.drops_layers_by_influence() => {
-                Some(self.measure(stage, from, text)?)
-            }
+            Some(text) if self.what.measures() => Some(self.measure(stage, from, text)?),
             _ => None,
         };
         let selection = self.select(stage, from, measured.as_ref())?;
@@ -210,19 +225,15 @@ impl Stages<'_> {
     fn select(&self, stage: usize, from: &From, measured: Option<&Calibration>) -> Result<Selection> {
         let config = from.checkpoint.config();
         let layers = self.layers(stage, config, measured)?;
-        match self.what.experts.get(stage) {
-            Some(&experts) => self.what.method.select(&from.checkpoint, &layers, experts, measured),
-            None => Selection::all_experts(config, &layers),
+        match (&self.what.lists, self.what.experts.get(stage)) {
+            (Some(lists), _) => Selection::new(config, &layers, |layer| lists.of_layer(layer)),
+            (None, Some(&experts)) => self.what.method.select(&from.checkpoint, &layers, experts, measured),
+            (None, None) => Selection::all_experts(config, &layers),
         }
     }
 
     /// Layers that a stage keeps, by the numbers of its source: a list at once, a count step by step.
-    fn layers(
-        &self,
-        stage: usize,
-        config: &ModelConfig,
-        measured: Option<&Calibration>,
-    ) -> Result<Layers> {
+    fn layers(&self, stage: usize, config: &ModelConfig, measured: Option<&Calibration>) -> Result<Layers> {
         let all = Layers::Count(config.num_layers);
         match &self.what.layers {
             None => Ok(all),
@@ -239,10 +250,6 @@ impl Stages<'_> {
                 })
             }
         }
-    }
-
-    fn drops_layers_by_influence(&self) -> bool {
-        matches!(self.what.layers, Some(Layers::Count(_)))
     }
 
     fn write(&self, stage: usize, recipe: &Recipe, from: &From, to: &Path) -> Result<CompressReport> {
@@ -317,7 +324,9 @@ impl Stages<'_> {
         let file = folder.join("command.json");
         let command = self.command();
         match fs::read(&file) {
-            Ok(found) if serde_json::from_slice::<Value>(&found).is_ok_and(|found| found == command) => Ok(()),
+            Ok(found) if serde_json::from_slice::<Value>(&found).is_ok_and(|found| found == command) => {
+                Ok(())
+            }
             Ok(_) => {
                 let problem = "holds the stages of another command".to_owned();
                 Err(Error::Unfinished { folder, problem })
@@ -339,7 +348,7 @@ impl Stages<'_> {
             "source_version": self.original.version().to_hex().to_string(),
             "layers": format!("{:?}", self.what.layers),
             "experts": self.what.experts,
-            "method": format!("{:?}", self.what.method),
+            "method": format!("{:?} {:?}", self.what.method, self.what.lists),
             "target": format!("{:?}", self.what.target),
             "text": text,
             "heal": self.what.heal,
@@ -353,7 +362,9 @@ const HOST_BUDGET: u64 = 512 << 20;
 /// The `count` layers of the greatest influence, one with experts among them, ascending.
 fn most_influential(measured: &Calibration, count: usize, config: &ModelConfig) -> Vec<usize> {
     let mut ranked: Vec<usize> = (0..config.num_layers).collect();
-    ranked.sort_by(|&a, &b| measured.layers[b].influence.total_cmp(&measured.layers[a].influence).then(a.cmp(&b)));
+    ranked.sort_by(|&a, &b| {
+        measured.layers[b].influence.total_cmp(&measured.layers[a].influence).then(a.cmp(&b))
+    });
     let has_experts = |layer: &usize| *layer >= config.first_k_dense;
     if let Some(best) = ranked.iter().position(has_experts).filter(|&best| best >= count) {
         ranked.swap(best, count - 1);
@@ -366,7 +377,8 @@ fn most_influential(measured: &Calibration, count: usize, config: &ModelConfig) 
 /// The fits as what a recipe mends.
 fn healing(selection: &Selection, fits: &Distilled) -> Result<Healing> {
     let layers = fits.layers.iter().map(|fit| {
-        fit.as_ref().map(|fit| LayerHealing { output_scale: fit.scale.clone(), router_bias: fit.bias.clone() })
+        fit.as_ref()
+            .map(|fit| LayerHealing { output_scale: fit.scale.clone(), router_bias: fit.bias.clone() })
     });
     Healing::new(selection, layers.collect())
 }

@@ -2,11 +2,15 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use abruzzi::compress::{CompressReport, Estimate, ExpertLists, Layers, Method, Recipe, Selection, Target};
+use abruzzi::compress::{
+    CompressReport, Compression, Estimate, ExpertLists, Layers, Method, Recipe, Selection, Step, Target,
+    Tell, Text, report,
+};
 use abruzzi::config::Architecture;
-use abruzzi::{CancelToken, Checkpoint, Error, LoadOptions, ModelConfig};
+use abruzzi::{CancelToken, Checkpoint, Error, LoadOptions, ModelConfig, Tokenizer};
+use indicatif::ProgressBar;
 
 use crate::args::{CompressArgs, MakingArgs, MethodArg, QuantizeArgs};
 use crate::ui::{self, bytes, thousands};
@@ -14,6 +18,7 @@ use crate::ui::{self, bytes, thousands};
 impl From<MethodArg> for Method {
     fn from(method: MethodArg) -> Self {
         match method {
+            MethodArg::Usage => Method::Usage,
             MethodArg::Similarity => Method::Similarity,
             MethodArg::Merge => Method::Merge,
         }
@@ -28,22 +33,51 @@ pub fn compress(args: CompressArgs, cancel: &CancelToken) -> anyhow::Result<()> 
         Some(text) => text.parse()?,
         None => Layers::Count(config.num_layers),
     };
-    let source = job.source()?;
-    let selection = match (&args.experts_list, args.experts, &source) {
-        (Some(file), _, _) => {
-            let lists = ExpertLists::read(file, &config)?;
-            Selection::new(&config, &layers, |layer| lists.of_layer(layer))?
-        }
-        (None, None, _) => Selection::all_experts(&config, &layers)?,
-        // Which experts they are makes no difference to a count.
-        (None, Some(experts), _) if args.making.dry_run => {
-            Method::from(args.method).outline(&config, &layers, experts)?
-        }
-        (None, Some(experts), Some(source)) => Method::from(args.method).select(source, &layers, experts)?,
-        (None, Some(_), None) => return Err(no_weights(&job.model).into()),
+    let method = match (args.method, &args.file) {
+        (Some(method), _) => method.into(),
+        (None, Some(_)) => Method::Usage,
+        (None, None) => Method::Similarity,
     };
     let target = args.format.map_or(Ok(Target::AS_IS), |format| Target::new(format.into(), false))?;
-    job.run(Recipe::new(selection).target(target), &config, source.as_ref(), cancel)
+    let lists = args.experts_list.as_ref().map(|file| ExpertLists::read(file, &config)).transpose()?;
+    let experts = match args.experts {
+        Some(experts) => vec![experts],
+        None => args.steps.iter().map(|share| experts_of(*share, &config)).collect(),
+    };
+    if args.making.dry_run {
+        // Which experts they are makes no difference to a count.
+        let selection = match (&lists, experts.last()) {
+            (Some(lists), _) => Selection::new(&config, &layers, |layer| lists.of_layer(layer))?,
+            (None, Some(&experts)) => method.outline(&config, &layers, experts)?,
+            (None, None) => Selection::all_experts(&config, &layers)?,
+        };
+        return job.run(Recipe::new(selection).target(target), &config, job.source()?.as_ref(), cancel);
+    }
+    let source = job.source()?.ok_or_else(|| no_weights(&job.model))?;
+    let text = args.file.as_ref().map(|file| read(file, &source)).transpose()?;
+    let compression = Compression {
+        layers: args.layers.is_some().then_some(layers),
+        experts,
+        method,
+        lists,
+        target,
+        allow_saturation: args.making.allow_saturation,
+        text,
+        heal: args.heal,
+    };
+    job.make(&compression, &source, cancel)
+}
+
+/// A share of the experts of a layer, a multiple of what the router needs.
+fn experts_of(share: f64, config: &ModelConfig) -> usize {
+    let groups = config.moe.n_group;
+    (config.moe.num_experts as f64 * share / groups as f64).round() as usize * groups
+}
+
+fn read(file: &Path, source: &Checkpoint) -> anyhow::Result<Text> {
+    let text = ui::read_text("the text", file)?;
+    let tokenizer = Tokenizer::from_dir(source.dir(), source.config().vocab_size)?;
+    Ok(Text::new(&text, &tokenizer)?)
 }
 
 pub fn quantize(args: QuantizeArgs, cancel: &CancelToken) -> anyhow::Result<()> {
@@ -59,6 +93,55 @@ fn no_weights(model: &Path) -> Error {
     let problem =
         format!("is {}, a configuration without weights; only --dry-run does without", model.display());
     Error::Argument { name: "model", problem }
+}
+
+/// One bar after the other, each for a step of a stage.
+#[derive(Clone, Default)]
+struct Bars(Arc<Mutex<Option<(String, ProgressBar)>>>);
+
+impl Bars {
+    fn advance(&self, stage: usize, stages: usize, step: Step) {
+        let of = if stages > 1 { format!(" (stage {} of {stages})", stage + 1) } else { String::new() };
+        match step {
+            Step::Measure(done, all) => self.count(format!("measuring{of}"), "layers", done, all),
+            Step::Heal(done, all) => self.count(format!("healing{of}"), "layers", done, all),
+            Step::Evaluate(done, all) => self.count(format!("evaluating{of}"), "windows", done, all),
+            Step::Write(progress) => {
+                let bar = self.bar(format!("writing and verifying{of}"), ui::progress_bar);
+                ui::advance(&bar, progress);
+            }
+            // Steps to come need no bar to be shown.
+            _ => {}
+        }
+    }
+
+    fn count(&self, message: String, unit: &'static str, done: usize, all: usize) {
+        let bar = self.bar(message, || ui::count_bar(unit, all));
+        bar.set_position(done as u64);
+    }
+
+    /// The bar of that message; another one makes way for it.
+    fn bar(&self, message: String, new: impl FnOnce() -> ProgressBar) -> ProgressBar {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*shown {
+            Some((said, bar)) if *said == message => bar.clone(),
+            _ => {
+                if let Some((_, bar)) = shown.take() {
+                    bar.finish_and_clear();
+                }
+                let bar = new().with_message(message.clone());
+                *shown = Some((message, bar.clone()));
+                bar
+            }
+        }
+    }
+
+    fn finish(&self) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bar)) = shown.take() {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// What both commands do with a recipe.
@@ -88,28 +171,78 @@ impl Job<'_> {
             return self.show_estimate(&recipe.estimate(file, source)?, config);
         }
         let source = source.ok_or_else(|| no_weights(&self.model))?;
-        let out = self.out.as_deref().unwrap_or(Path::new("."));
-        let mut partial = out.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        if partial.is_dir() {
-            eprintln!("continuing {}", partial.display());
+        let out = self.begin(source);
+        let bar = ui::progress_bar().with_message("writing and verifying");
+        let shown = bar.clone();
+        let mut options = self.options(cancel);
+        options.progress = Some(Arc::new(move |p| ui::advance(&shown, p)));
+        let written = recipe.write(source, out, &options);
+        bar.finish_and_clear();
+        self.say_how_to_go_on(&written);
+        self.show_report(&written?, out)
+    }
+
+    /// Runs a compression with a bar for each of its steps.
+    fn make(&self, what: &Compression, source: &Checkpoint, cancel: &CancelToken) -> anyhow::Result<()> {
+        let out = self.begin(source);
+        let bars = Bars::default();
+        let shown = bars.clone();
+        let stages = what.experts.len();
+        let tell: Tell = Arc::new(move |stage, step| shown.advance(stage, stages, step));
+        let made = what.run(&self.model, out, &self.options(cancel), &tell);
+        bars.finish();
+        self.say_how_to_go_on(&made);
+        let made = made?;
+        if self.making.output.json {
+            report::ndjson(&made.rows, &mut std::io::stdout())?;
+        } else if !made.rows.is_empty() {
+            write!(std::io::stdout(), "{}", report::table(&made.rows))?;
+        }
+        for (layer, fit) in made.healed.iter().flat_map(|h| h.layers.iter().enumerate()) {
+            if let Some(fit) = fit.as_ref().filter(|_| !self.making.output.json) {
+                eprintln!(
+                    "layer {layer}: {:.2} % away from the source on held-aside text, {:.2} % healed",
+                    100.0 * fit.error_before,
+                    100.0 * fit.error_after
+                );
+            }
+        }
+        self.show_report(&made.report, out)
+    }
+
+    /// Says what there is to say before anything is written.
+    fn begin(&self, source: &Checkpoint) -> &Path {
+        let out = self.out();
+        if self.partial().is_dir() {
+            eprintln!("continuing {}", self.partial().display());
         }
         if !source.skipped().0.is_empty() {
             eprintln!("left behind: {}", source.skipped());
         }
-        let bar = ui::progress_bar().with_message("writing and verifying");
-        let shown = bar.clone();
+        out
+    }
+
+    fn out(&self) -> &Path {
+        self.out.as_deref().unwrap_or(Path::new("."))
+    }
+
+    fn partial(&self) -> PathBuf {
+        let mut partial = self.out().as_os_str().to_owned();
+        partial.push(".partial");
+        PathBuf::from(partial)
+    }
+
+    fn options(&self, cancel: &CancelToken) -> LoadOptions {
         let mut options = LoadOptions::default();
         options.threads = self.making.threads;
-        options.progress = Some(Arc::new(move |p| ui::advance(&shown, p)));
         options.cancel = Some(cancel.flag());
-        let written = recipe.write(source, out, &options);
-        bar.finish_and_clear();
-        if matches!(written, Err(Error::Cancelled)) && partial.is_dir() {
-            eprintln!("{} keeps what is finished; the same command continues it", partial.display());
+        options
+    }
+
+    fn say_how_to_go_on<T>(&self, done: &abruzzi::Result<T>) {
+        if matches!(done, Err(Error::Cancelled)) && self.partial().is_dir() {
+            eprintln!("{} keeps what is finished; the same command continues it", self.partial().display());
         }
-        self.show_report(&written?, out)
     }
 
     fn show_report(&self, report: &CompressReport, out: &Path) -> anyhow::Result<()> {

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use abruzzi::evaluate::{Evaluation, Options, Summary, Windows};
 use abruzzi::{CancelToken, ModelConfig, Tokenizer};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::args::{EvalArgs, ModelArgs};
@@ -25,7 +24,7 @@ pub fn run(args: EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> {
 
     let begun = Instant::now();
     let mut evaluation = Evaluation::new(&model, reference.as_ref(), windows, &options)?;
-    let bar = progress_bar(evaluation.windows().len());
+    let bar = ui::count_bar("windows", evaluation.windows().len()).with_message("evaluating");
     let ended = evaluation.by_ref().enumerate().try_for_each(|(i, scores)| -> anyhow::Result<()> {
         let mut event = json!(scores?);
         bar.inc(1);
@@ -86,15 +85,6 @@ fn share(args: &EvalArgs) -> anyhow::Result<(ModelArgs, Option<ModelArgs>)> {
         model.vram_budget = half(ui::free_on_gpu(model.device)?);
     }
     Ok((model, Some(reference)))
-}
-
-/// A bar of windows that draws itself only on a terminal.
-fn progress_bar(windows: usize) -> ProgressBar {
-    let bar = ProgressBar::new(windows as u64).with_message("evaluating");
-    match ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} windows eta {eta}") {
-        Ok(style) => bar.with_style(style.progress_chars("=> ")),
-        Err(_) => bar,
-    }
 }
 
 fn table(

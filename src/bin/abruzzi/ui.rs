@@ -117,6 +117,15 @@ pub fn progress_bar() -> ProgressBar {
     }
 }
 
+/// A bar of so many layers, windows or whatever; it draws itself only on a terminal.
+pub fn count_bar(unit: &str, all: usize) -> ProgressBar {
+    let bar = ProgressBar::new(all as u64);
+    match ProgressStyle::with_template(&format!("{{msg}} [{{bar:40}}] {{pos}}/{{len}} {unit} eta {{eta}}")) {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
+}
+
 /// Moves a bar to where the work is.
 pub fn advance(bar: &ProgressBar, progress: LoadProgress) {
     if progress.seconds >= BAR_FROM.as_secs_f64() {

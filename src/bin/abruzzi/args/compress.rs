@@ -12,7 +12,9 @@ use super::JsonArgs;
 #[command(after_help = "\
 Examples:
   abruzzi compress -m config.json --layers 24 --experts 16 --dry-run      parameters and bytes, without the weights
-  abruzzi compress -m DIR -o half --experts 192                           those whose routers cover the others best
+  abruzzi compress -m DIR -o half --experts 192 -f text.txt --heal        chosen by what they do on a text, then healed
+  abruzzi compress -m DIR -o small --steps 75%,50%,25% -f text.txt --heal     in stages, each measured anew
+  abruzzi compress -m DIR -o blind --experts 192                          those whose routers cover the others best
   abruzzi compress -m DIR -o merged --experts 96 --method merge --format int4-g32
   abruzzi compress -m DIR -o mine --layers 0-3,8,12-60 --experts-list lists.json
 
@@ -27,21 +29,38 @@ pub struct CompressArgs {
     /// The folder to write; it must not exist.
     #[arg(short, long, env = "ABRUZZI_OUT", value_name = "DIR", required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
-    /// Layers to keep: a number, spread evenly from the first to the last, or a list such as 0-3,8,12-15 [default: all]
+    /// Layers to keep: a list such as 0-3,8,12-15, or a number: those that change the stream most on the text, or without one
+    /// spread evenly [default: all]
     #[arg(long, env = "ABRUZZI_LAYERS", allow_hyphen_values = true, value_name = "LAYERS")]
     pub layers: Option<String>,
     /// Routed experts a layer to keep [default: all]
     #[arg(long, env = "ABRUZZI_EXPERTS", allow_negative_numbers = true, value_name = "N")]
     pub experts: Option<usize>,
-    /// How experts are chosen.
-    #[arg(long, env = "ABRUZZI_METHOD", value_enum, default_value_t = MethodArg::Similarity)]
-    pub method: MethodArg,
+    /// Shares of the routed experts to go down to, one stage after the other; what stages leave is in OUT.stages.
+    #[arg(
+        long,
+        env = "ABRUZZI_STEPS",
+        value_delimiter = ',',
+        value_parser = share,
+        conflicts_with = "experts",
+        value_name = "SHARES"
+    )]
+    pub steps: Vec<f64>,
+    /// How experts are chosen [default: usage with a text, similarity without]
+    #[arg(long, env = "ABRUZZI_METHOD", value_enum)]
+    pub method: Option<MethodArg>,
+    /// A text to measure and heal on, some 20,000 tokens of what the model is for; its last tenth judges the result.
+    #[arg(short, long, env = "ABRUZZI_FILE", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Fit the router's biases and a scale for each expert to what the source does on the text.
+    #[arg(long, env = "ABRUZZI_HEAL", value_parser = FalseyValueParser::new(), requires = "file")]
+    pub heal: bool,
     /// The experts to keep of each layer, in a file.
     #[arg(
         long,
         env = "ABRUZZI_EXPERTS_LIST",
         value_name = "FILE",
-        conflicts_with_all = ["experts", "method"]
+        conflicts_with_all = ["experts", "method", "steps"]
     )]
     pub experts_list: Option<PathBuf>,
     /// How to store the weights [default: as the source does]
@@ -97,11 +116,19 @@ pub struct MakingArgs {
     pub output: JsonArgs,
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let share = percent.map(|percent| percent / 100.0).filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "expected shares such as 75%,50%,25%".to_owned())
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub enum MethodArg {
+    /// Those whose loss changes the layers' outputs most on the text.
+    Usage,
     /// Those whose rows of the router are most like the others' (nothing is run, no text is needed).
     Similarity,
-    /// The same ones, and the others merged into that of them which they are most like.
+    /// Those of usage, or without a text those of similarity, and each other one merged into that which it is most like.
     Merge,
 }
 
