@@ -14,7 +14,9 @@
 
 use serde::Serialize;
 
+use super::heal::{Healing, LayerHealing};
 use super::ridge::{Normal, dot};
+use super::select::Selection;
 use crate::config::MoeConfig;
 use crate::device::{Routing, sigmoid};
 use crate::error::{Error, Result};
@@ -51,6 +53,20 @@ pub struct LayerFit {
     pub error_before: f64,
     /// The same with these scales and this bias.
     pub error_after: f64,
+}
+
+impl Distilled {
+    /// The fits as what a recipe mends that makes the student by this selection.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it is another student's.
+    pub fn healing(&self, selection: &Selection) -> Result<Healing> {
+        let layers = self.layers.iter().map(|fit| {
+            let LayerFit { scale, bias, .. } = fit.as_ref()?;
+            Some(LayerHealing { output_scale: scale.clone(), router_bias: bias.clone() })
+        });
+        Healing::new(selection, layers.collect())
+    }
 }
 
 /// Fits a student, made of the teacher's layers `kept`, to the teacher on calibration text. `progress` is told of each layer.

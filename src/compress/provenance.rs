@@ -2,6 +2,8 @@
 //!
 //! Nothing in it depends on when, where or in how many runs the model was made: the same recipe gives the same file.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::lists;
@@ -10,10 +12,25 @@ use super::recipe::Recipe;
 use crate::checkpoint::write::Written;
 use crate::checkpoint::{Checkpoint, Inventory};
 use crate::config::ModelConfig;
+use crate::error::{Error, Result};
 use crate::quant::Format;
 
 /// The file's name.
 pub(super) const FILE: &str = "abruzzi-provenance.json";
+
+/// The layers of its source that a model was made of.
+///
+/// # Errors
+/// [`Error::Io`] if it has no provenance; [`Error::Unfinished`] if that does not say.
+pub(super) fn layers_of(dir: &Path) -> Result<Vec<usize>> {
+    let file = dir.join(FILE);
+    let bytes = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
+    let origin: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    serde_json::from_value(origin["selection"]["layers"].clone()).map_err(|_| Error::Unfinished {
+        folder: dir.to_owned(),
+        problem: format!("does not say in {FILE} which layers it was made of"),
+    })
+}
 
 /// What was proven of the written files.
 pub(super) struct Proof {

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use super::calibrate::{Calibration, calibrate};
 use super::choose::Method;
 use super::distill::{Distilled, distill};
-use super::heal::{Healing, LayerHealing};
 use super::layers::Layers;
 use super::lists::ExpertLists;
+use super::provenance;
 use super::recipe::{CompressReport, Recipe};
 use super::report::{self, Row};
 use super::select::Selection;
@@ -116,6 +116,9 @@ impl Compression {
     }
 }
 
+/// What a chart calls a model that was made in several stages.
+const SERIES: &str = "gradual";
+
 /// A compression under way.
 struct Stages<'a> {
     what: &'a Compression,
@@ -130,6 +133,15 @@ struct From {
     checkpoint: Arc<Checkpoint>,
     /// Its layers, by their numbers in the original.
     layers: Vec<usize>,
+}
+
+impl From {
+    /// A stage that an earlier run has finished, after one that began `before`.
+    fn finished(dir: &Path, before: &From) -> Result<From> {
+        let layers = provenance::layers_of(dir)?;
+        let of_original = layers.iter().filter_map(|&layer| before.layers.get(layer).copied());
+        Ok(From { checkpoint: Arc::new(Checkpoint::open(dir)?), layers: of_original.collect() })
+    }
 }
 
 impl Stages<'_> {
@@ -149,9 +161,16 @@ impl Stages<'_> {
         for stage in 0..total {
             let last = stage + 1 == total;
             let to = if last { self.out.to_owned() } else { self.folder().join(format!("{}", stage + 1)) };
+            if !last && to.exists() {
+                from = From::finished(&to, &from)?;
+                if self.what.text.is_some() {
+                    rows.push(self.row(stage, SERIES, &to)?);
+                }
+                continue;
+            }
             let (report, healed, layers) = self.stage(stage, &from, &to)?;
             if self.what.text.is_some() {
-                let series = if total > 1 { "gradual" } else { "one stage" };
+                let series = if total > 1 { SERIES } else { "one stage" };
                 rows.push(self.row(stage, series, &to)?);
                 if total > 1 {
                     self.publish(&rows)?;
@@ -198,7 +217,7 @@ impl Stages<'_> {
             (self.tell)(stage, Step::Heal(layer + 1, of));
         })?;
         drop(student);
-        let recipe = recipe.healing(healing(&selection, &healed)?);
+        let recipe = recipe.healing(healed.healing(&selection)?);
         let report = self.write(stage, &recipe, from, to)?;
         fs::remove_dir_all(&unhealed).map_err(Error::io(&unhealed, "remove"))?;
         Ok((report, Some(healed), layers))
@@ -372,15 +391,6 @@ fn most_influential(measured: &Calibration, count: usize, config: &ModelConfig) 
     ranked.truncate(count);
     ranked.sort_unstable();
     ranked
-}
-
-/// The fits as what a recipe mends.
-fn healing(selection: &Selection, fits: &Distilled) -> Result<Healing> {
-    let layers = fits.layers.iter().map(|fit| {
-        fit.as_ref()
-            .map(|fit| LayerHealing { output_scale: fit.scale.clone(), router_bias: fit.bias.clone() })
-    });
-    Healing::new(selection, layers.collect())
 }
 
 fn replace(file: &Path, value: &Value) -> Result<()> {

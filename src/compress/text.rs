@@ -8,8 +8,8 @@ use crate::tokenizer::Tokenizer;
 /// Tokens of a window, one more than are predicted.
 const WINDOW: usize = 257;
 /// Windows to measure and heal on at most, and to judge on at most.
-const CALIBRATION: usize = 64;
-const EVALUATION: usize = 32;
+const CALIBRATION: usize = 32;
+const EVALUATION: usize = 16;
 /// Fewer to measure on say nothing.
 const LEAST: usize = 4;
 
