@@ -98,8 +98,12 @@ fn a_torn_journal_is_believed_up_to_the_tear() {
 
     known(&text[..text.len() - 9]);
     let rest = Maker::of(&units);
-    write(&out, &rest, &units, 2).unwrap();
+    begin(&out).unwrap().shards(&units, &rest, SHARD_BYTES, &options(2)).unwrap();
     assert_eq!(rest.made(), units.len() - (finished - 1));
+    // What was noted behind the tear is believed too.
+    let rest = Maker::of(&units);
+    write(&out, &rest, &units, 2).unwrap();
+    assert_eq!(rest.made(), 0);
     write(&dir.path().join("expected"), &Maker::of(&units), &units, 2).unwrap();
     assert_same(&files(&out), &files(&dir.path().join("expected")));
 }
