@@ -88,7 +88,9 @@ fn a_torn_journal_is_believed_up_to_the_tear() {
         ([&text[..], &[0; 300]].concat(), finished),
         ([&text[..], b"{\"unit\":[1,[\"00\"]]}\n"].concat(), finished),
         ([&text[..], b"{\"unit\":[99999,[]]}\n"].concat(), finished),
-        ([&text[..], b"{\"unit\":[0,[]]}\n"].concat(), finished),
+        // Of two lines about a unit the later one counts, and this one is about another unit 0.
+        ([&text[..], b"{\"unit\":[0,[]]}\n"].concat(), finished - 1),
+        ([&text[..], b"{\"lost\":[1,0,77]}\n"].concat(), finished - 2),
         ([&text[..=last], &vec![0; text.len() - last - 2], b"\n"].concat(), finished - 1),
         // What stands behind a damaged line is not believed either.
         ([&text[..=last], b"\n", &text[last + 1..]].concat(), finished - 1),
@@ -108,6 +110,15 @@ fn a_torn_journal_is_believed_up_to_the_tear() {
     assert_same(&files(&out), &files(&dir.path().join("expected")));
 }
 
+/// Fails before it has put anything.
+struct Stops;
+
+impl Produce for Stops {
+    fn produce(&self, _: usize, _: &Sink<'_>) -> Result<()> {
+        Err(Error::Cancelled)
+    }
+}
+
 #[test]
 fn a_shard_that_is_gone_or_cut_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -124,6 +135,13 @@ fn a_shard_that_is_gone_or_cut_is_made_again() {
         if cut {
             let file = fs::File::options().write(true).open(partial.join(&two.name)).unwrap();
             file.set_len(two.len() - 1).unwrap();
+        }
+        // Also if that run is stopped when all lengths are right again, but not yet the bytes.
+        let stopped = begin(&out).unwrap().shards(&units, &Stops, SHARD_BYTES, &options(1));
+        assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+        for shard in [one, two] {
+            let file = fs::File::options().write(true).open(partial.join(&shard.name)).unwrap();
+            file.set_len(shard.len()).unwrap();
         }
         let rest = Maker::of(&units);
         write(&out, &rest, &units, 2).unwrap();
