@@ -213,3 +213,33 @@ fn an_interrupt_leaves_nothing() {
     assert_eq!(text(&out.stderr), "interrupted\n");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn after_a_kill_the_same_command_goes_on_and_another_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (out, expected, like) = (at("k2"), at("expected"), tiny("k2-int4"));
+    stdout(&["synth", "-o", expected.to_str().unwrap(), "--like", &like]);
+    let args = ["synth", "-o", out.to_str().unwrap(), "--like", &like];
+    let mut child = abruzzi(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !at("k2.partial").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // It may have been too fast to be killed; then there is nothing to go on with.
+    if !out.exists() {
+        stdout(&args);
+    }
+    assert!(files(&out) == files(&expected), "a kill changes the bytes");
+    assert!(!at("k2.partial").exists());
+
+    std::fs::create_dir(at("other.partial")).unwrap();
+    std::fs::write(at("other.partial/mine"), "kept").unwrap();
+    fails(
+        &["synth", "-o", at("other").to_str().unwrap(), "--like", &like],
+        1,
+        "other.partial: has no journal",
+    );
+    assert_eq!(files(&at("other.partial")), [("mine".to_owned(), b"kept".to_vec())]);
+}

@@ -1,9 +1,10 @@
 //! What of a partial folder is finished and safely on the disk, and whose folder it is.
 //!
 //! A text file of JSON lines that only grows: first the identity, then the layout's hash, then a line for each finished
-//! unit, written once the unit's bytes are synced. Whoever holds its lock owns the folder. A kill or a power failure can
+//! unit, written once the unit's bytes are synced (or a line that takes some back). Whoever holds its lock owns the folder. A kill or a power failure can
 //! tear the last lines; reading stops at the first that is not whole, and what it would have said is done again.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ enum Line {
     Layout(String),
     /// A unit and the hashes of its tensors.
     Unit(usize, Vec<String>),
+    /// Units that were finished and are so no more.
+    Lost(Vec<usize>),
 }
 
 /// A finished unit.
@@ -48,7 +51,16 @@ pub(super) struct Journal {
     path: PathBuf,
     file: File,
     layout: Option<String>,
-    finished: Vec<Finished>,
+    /// The hashes of finished units' tensors, by unit.
+    finished: BTreeMap<usize, Box<[Hash]>>,
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Closing alone does not unlock it while a child that another thread just forked has the open file too. If even this
+        // fails, the end of both does it.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Journal {
@@ -56,15 +68,12 @@ impl Journal {
     /// identity, of another program, or of a process that is still at work.
     pub(super) fn open(folder: &Path, identity: Hash) -> Result<Journal> {
         let path = folder.join(JOURNAL);
-        let failed = |e| Error::io(&path, "open")(e);
-        let refuse =
-            |problem: &str| Err(Error::Unfinished { folder: folder.to_owned(), problem: problem.to_owned() });
         let file = match disk::open(&path, holds_at_most(folder, 0)?) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return refuse("has no journal, so it is no unfinished result of this program");
+                return refuse(folder, "has no journal, so it is no unfinished result of this program");
             }
-            Err(e) => return Err(failed(e)),
+            Err(e) => return Err(Error::io(&path, "open")(e)),
         };
         match file.try_lock() {
             Ok(()) => {}
@@ -74,15 +83,16 @@ impl Journal {
             }
             Err(TryLockError::Error(e)) => return Err(Error::io(&path, "lock")(e)),
         }
-        if file.metadata().map_err(failed)?.len() > MAX_JOURNAL {
-            return refuse("has a journal that is larger than any of this program");
-        }
         let mut journal =
-            Journal { folder: folder.to_owned(), path, file, layout: None, finished: Vec::new() };
+            Journal { folder: folder.to_owned(), path, file, layout: None, finished: BTreeMap::new() };
+        let length = journal.file.metadata().map_err(Error::io(&journal.path, "examine"))?.len();
+        if length > MAX_JOURNAL {
+            return refuse(folder, "has a journal that is larger than any of this program");
+        }
         let whole = journal.read(&identity.to_hex())?;
         // The first line is on the disk before there is a second file.
         if whole == 0 && !holds_at_most(folder, 1)? {
-            return refuse("has a damaged journal");
+            return refuse(folder, "has a damaged journal");
         }
         journal.cut(whole).map_err(Error::io(&journal.path, "write"))?;
         if whole == 0 {
@@ -104,15 +114,16 @@ impl Journal {
             match (whole, serde_json::from_slice(&text)) {
                 (0, Ok(Line::Identity(found))) if found == identity => {}
                 (0, _) => {
-                    let problem = "is the unfinished result of other arguments or another version".to_owned();
-                    return Err(Error::Unfinished { folder: self.folder.clone(), problem });
+                    let problem = "is the unfinished result of other arguments or another version";
+                    return refuse(&self.folder, problem);
                 }
                 (_, Ok(Line::Layout(hash))) if self.layout.is_none() => self.layout = Some(hash),
                 (_, Ok(Line::Unit(unit, hashes))) if self.layout.is_some() => {
                     let hashes: Result<_, _> = hashes.iter().map(Hash::from_hex).collect();
                     let Ok(hashes) = hashes else { return Ok(whole) };
-                    self.finished.push(Finished { unit, hashes });
+                    self.finished.insert(unit, hashes);
                 }
+                (_, Ok(Line::Lost(units))) => units.iter().for_each(|unit| drop(self.finished.remove(unit))),
                 _ => return Ok(whole),
             }
             whole += text.len() as u64;
@@ -131,10 +142,7 @@ impl Journal {
         let hash = layout.hash().to_hex().to_string();
         match &self.layout {
             Some(found) if *found == hash => {}
-            Some(_) => {
-                let problem = "has its tensors laid out otherwise".to_owned();
-                return Err(Error::Unfinished { folder: self.folder.clone(), problem });
-            }
+            Some(_) => return refuse(&self.folder, "has its tensors laid out otherwise"),
             None => {
                 self.append(&[Line::Layout(hash.clone())])?;
                 self.layout = Some(hash);
@@ -149,14 +157,18 @@ impl Journal {
                 found.is_ok_and(|found| found.is_file() && found.len() == shard.len())
             })
             .collect();
-        let mut known = vec![None; layout.units.len()];
-        for Finished { unit, hashes } in &self.finished {
-            let expected = layout.units.get(*unit).map(|u| u.tensors.len());
-            if expected == Some(hashes.len()) && sound[layout.places[*unit].shard] {
-                known[*unit] = Some(hashes.clone());
-            }
+        let kept = |unit: usize, hashes: &[Hash]| {
+            let tensors = layout.units.get(unit).map(|u| u.tensors.len());
+            tensors == Some(hashes.len()) && sound[layout.places[unit].shard]
+        };
+        // Said before the shard is made anew: from then on it has the right length again.
+        let lost = self.finished.iter().filter(|&(&unit, hashes)| !kept(unit, hashes));
+        let lost: Vec<usize> = lost.map(|(&unit, _)| unit).collect();
+        if !lost.is_empty() {
+            lost.iter().for_each(|unit| drop(self.finished.remove(unit)));
+            self.append(&[Line::Lost(lost)])?;
         }
-        Ok(known)
+        Ok((0..layout.units.len()).map(|unit| self.finished.get(&unit).cloned()).collect())
     }
 
     /// Notes that units are finished. Their bytes must be on the disk.
@@ -164,7 +176,7 @@ impl Journal {
         let hex = |hashes: &[Hash]| hashes.iter().map(|hash| hash.to_hex().to_string()).collect();
         let lines: Vec<Line> = units.iter().map(|u| Line::Unit(u.unit, hex(&u.hashes))).collect();
         self.append(&lines)?;
-        self.finished.extend(units);
+        self.finished.extend(units.into_iter().map(|u| (u.unit, u.hashes)));
         Ok(())
     }
 
@@ -180,6 +192,10 @@ impl Journal {
         };
         write().map_err(Error::io(&self.path, "write"))
     }
+}
+
+fn refuse<T>(folder: &Path, problem: &str) -> Result<T> {
+    Err(Error::Unfinished { folder: folder.to_owned(), problem: problem.to_owned() })
 }
 
 fn holds_at_most(folder: &Path, files: usize) -> Result<bool> {

@@ -69,6 +69,7 @@ pub(super) fn all(job: Job<'_>) -> Result<Vec<Box<[Hash]>>> {
         let (messages, received) = mpsc::channel();
         let run = &run;
         let syncing = scope.spawn(move || {
+            let _ends = Ends(&run.stop);
             run.shards.keep(received, journal, known).map_err(|e| run.fail(e)).unwrap_or_default()
         });
         pool.scope(|scope| {
@@ -86,6 +87,15 @@ pub(super) fn all(job: Job<'_>) -> Result<Vec<Box<[Hash]>>> {
     }
     // Without a failure every unit was made or known.
     Ok(known.into_iter().flatten().collect())
+}
+
+/// Stops the writers when the syncing thread ends, were it by a panic: nobody would make room for them any more.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl<'a> Run<'a> {
