@@ -88,7 +88,10 @@ impl Recipe {
         let shared = |counts: &BTreeMap<&str, usize>| counts.get(SHARED).copied().unwrap_or(0);
         let inventory = Inventory::of(&new);
         let bytes = match source {
-            Some(source) => Plan::of(self, source, &new).bytes,
+            Some(source) => {
+                self.check_config_unchanged(source)?;
+                Plan::of(self, source, &new).bytes
+            }
             None => inventory.total.bytes,
         };
         Ok(Estimate {

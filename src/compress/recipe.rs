@@ -1,5 +1,6 @@
 //! From a checkpoint and what is wanted of it to a new one, proven before it gets its name.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use crate::checkpoint::write::Folder;
 use crate::checkpoint::{Checkpoint, LoadOptions, verify};
 use crate::config::ModelConfig;
 use crate::config::rewrite::Rewrite;
-use crate::error::{Error, FaultList, Result};
+use crate::error::{Error, Fault, FaultKind, FaultList, Result};
 
 /// Bytes of tensors in a shard at most, as the large checkpoints have it.
 const SHARD_BYTES: u64 = 5_000_000_000;
@@ -71,6 +72,8 @@ pub struct CompressReport {
     pub kept_scales: u64,
     /// Blocks of FP8 to which that scale does not give back their values.
     pub fresh_scales: u64,
+    /// Tensors of the source that no part of the model uses and that were left behind, by kind.
+    pub left_behind: BTreeMap<&'static str, usize>,
     /// Files copied from the source: tokenizer, templates, licence.
     pub copied: Vec<String>,
     /// Files of the source that were not, with the reason.
@@ -150,6 +153,7 @@ impl Recipe {
             return Err(Error::argument("allow-saturation", problem));
         }
         let (json, config) = self.new_config(source.dir())?;
+        self.check_config_unchanged(source)?;
         let plan = Plan::of(self, source, &config);
         let scales = kept::scales_to_keep(&plan);
         let scales = if self.target.keeps_scales() { scales } else { Vec::new() };
@@ -191,10 +195,22 @@ impl Recipe {
             vanished: counts.vanished,
             kept_scales: counts.kept_scales,
             fresh_scales: counts.fresh_scales,
+            left_behind: source.skipped().0.clone(),
             copied: sidecars.names(),
             left_out: sidecars.left_out().to_vec(),
             seconds: begun.elapsed().as_secs_f64(),
         })
+    }
+
+    /// The configuration was read again to be changed; it must still be the one the tensors were bound by.
+    pub(super) fn check_config_unchanged(&self, source: &Checkpoint) -> Result<()> {
+        let now = ModelConfig::from_file(source.dir())?;
+        // Expressions cannot be compared; what they are written as can.
+        if format!("{now:?}") == format!("{:?}", source.config()) {
+            return Ok(());
+        }
+        let faults = FaultList(vec![Fault::file("config.json", FaultKind::Changed)]);
+        Err(Error::Checkpoint { dir: source.dir().to_owned(), faults })
     }
 
     /// Reads what was written as a loader would, and compares it with what was planned.

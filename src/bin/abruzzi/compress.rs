@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use abruzzi::compress::{CompressReport, Estimate, ExpertLists, Layers, Method, Recipe, Selection, Target};
 use abruzzi::config::Architecture;
-use abruzzi::{CancelToken, Checkpoint, Error, LoadOptions, ModelConfig};
+use abruzzi::{CancelToken, Checkpoint, Error, LoadOptions, ModelConfig, Result};
 
 use crate::args::{CompressArgs, MakingArgs, MethodArg, QuantizeArgs};
 use crate::ui::{self, bytes, thousands};
@@ -21,73 +21,73 @@ impl From<MethodArg> for Method {
 }
 
 pub fn compress(args: CompressArgs, cancel: &CancelToken) -> anyhow::Result<()> {
-    let job =
-        Job { model: ui::model_path(args.model.as_deref())?, out: args.out.clone(), making: &args.making };
-    let config = ModelConfig::from_file(&job.model)?;
+    let job = Job::new(args.model.as_deref(), args.out, args.making)?;
+    let config = job.config()?;
     let layers = match &args.layers {
         Some(text) => text.parse()?,
         None => Layers::Count(config.num_layers),
     };
-    let source = job.source()?;
-    let selection = match (&args.experts_list, args.experts, &source) {
-        (Some(file), _, _) => {
+    let method = Method::from(args.method);
+    let selection = match (&args.experts_list, args.experts) {
+        (Some(file), _) => {
             let lists = ExpertLists::read(file, &config)?;
             Selection::new(&config, &layers, |layer| lists.of_layer(layer))?
         }
-        (None, None, _) => Selection::all_experts(&config, &layers)?,
+        (None, None) => Selection::all_experts(&config, &layers)?,
         // Which experts they are makes no difference to a count.
-        (None, Some(experts), _) if args.making.dry_run => {
-            Method::from(args.method).outline(&config, &layers, experts)?
-        }
-        (None, Some(experts), Some(source)) => Method::from(args.method).select(source, &layers, experts)?,
-        (None, Some(_), None) => return Err(no_weights(&job.model).into()),
+        (None, Some(experts)) if job.making.dry_run => method.outline(&config, &layers, experts)?,
+        (None, Some(experts)) => method.select(job.weights()?, &layers, experts)?,
     };
     let target = args.format.map_or(Ok(Target::AS_IS), |format| Target::new(format.into(), false))?;
-    job.run(Recipe::new(selection).target(target), &config, source.as_ref(), cancel)
+    job.run(Recipe::new(selection).target(target), &config, cancel)
 }
 
 pub fn quantize(args: QuantizeArgs, cancel: &CancelToken) -> anyhow::Result<()> {
-    let job =
-        Job { model: ui::model_path(args.model.as_deref())?, out: args.out.clone(), making: &args.making };
-    let config = ModelConfig::from_file(&job.model)?;
+    let job = Job::new(args.model.as_deref(), args.out, args.making)?;
+    let config = job.config()?;
     let target = Target::new(args.format.into(), args.experts_only)?;
-    let recipe = Recipe::new(Selection::everything(&config)).target(target);
-    job.run(recipe, &config, job.source()?.as_ref(), cancel)
-}
-
-fn no_weights(model: &Path) -> Error {
-    let problem =
-        format!("is {}, a configuration without weights; only --dry-run does without", model.display());
-    Error::Argument { name: "model", problem }
+    job.run(Recipe::new(Selection::everything(&config)).target(target), &config, cancel)
 }
 
 /// What both commands do with a recipe.
-struct Job<'a> {
+struct Job {
     model: PathBuf,
+    /// The checkpoint; `None` where only its configuration was named.
+    source: Option<Checkpoint>,
     out: Option<PathBuf>,
-    making: &'a MakingArgs,
+    making: MakingArgs,
 }
 
-impl Job<'_> {
-    /// The checkpoint; `None` where only its configuration was named.
-    fn source(&self) -> anyhow::Result<Option<Checkpoint>> {
-        let only_config = self.model.extension().is_some_and(|e| e == "json");
-        Ok(if only_config { None } else { Some(Checkpoint::open(&self.model)?) })
+impl Job {
+    fn new(model: Option<&Path>, out: Option<PathBuf>, making: MakingArgs) -> anyhow::Result<Job> {
+        let model = ui::model_path(model)?;
+        let only_config = model.extension().is_some_and(|e| e == "json");
+        let source = if only_config { None } else { Some(Checkpoint::open(&model)?) };
+        Ok(Job { model, source, out, making })
     }
 
-    fn run(
-        &self,
-        recipe: Recipe,
-        config: &ModelConfig,
-        source: Option<&Checkpoint>,
-        cancel: &CancelToken,
-    ) -> anyhow::Result<()> {
+    fn config(&self) -> Result<ModelConfig> {
+        match &self.source {
+            Some(source) => Ok(source.config().clone()),
+            None => ModelConfig::from_file(&self.model),
+        }
+    }
+
+    fn weights(&self) -> Result<&Checkpoint> {
+        self.source.as_ref().ok_or_else(|| {
+            let path = self.model.display();
+            let problem = format!("is {path}, a configuration without weights; --dry-run would do with that");
+            Error::Argument { name: "model", problem }
+        })
+    }
+
+    fn run(&self, recipe: Recipe, config: &ModelConfig, cancel: &CancelToken) -> anyhow::Result<()> {
         let recipe = recipe.allow_saturation(self.making.allow_saturation);
         if self.making.dry_run {
-            let file = source.map_or(self.model.as_path(), Checkpoint::dir);
-            return self.show_estimate(&recipe.estimate(file, source)?, config);
+            let file = self.source.as_ref().map_or(self.model.as_path(), Checkpoint::dir);
+            return self.show_estimate(&recipe.estimate(file, self.source.as_ref())?, config);
         }
-        let source = source.ok_or_else(|| no_weights(&self.model))?;
+        let source = self.weights()?;
         let out = self.out.as_deref().unwrap_or(Path::new("."));
         let mut partial = out.as_os_str().to_owned();
         partial.push(".partial");
@@ -116,6 +116,7 @@ impl Job<'_> {
         if self.making.output.json {
             let mut value = serde_json::to_value(report)?;
             value["event"] = "done".into();
+            value["peak_memory"] = ui::peak_memory().into();
             writeln!(std::io::stdout(), "{value}")?;
             return Ok(());
         }
