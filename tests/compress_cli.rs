@@ -14,7 +14,9 @@ fn a_dry_run_counts_from_a_configuration_alone() {
     let config = root().join(KIMI_K2);
     let args = ["compress", "-m", config.to_str().unwrap(), "--layers", "24", "--experts", "16", "--dry-run"];
     let shown: String = stdout(&args).lines().map(|l| format!("{}\n", l.trim_end())).collect();
-    snapbox::assert_data_eq!(shown, snapbox::str![[r#"
+    snapbox::assert_data_eq!(
+        shown,
+        snapbox::str![[r#"
 24 of 61 layers, 16 of 384 experts a layer: 22,394,854,768 parameters, 13,117,061,488 active a token
 
 part                        parameters        fp16   fp8-block    int4-g32
@@ -42,7 +44,8 @@ to be written: 24,751,600,320 bytes of tensors, if what is plain in the source i
 0 shared experts dropped: every layer that is kept keeps its own
 K2-Mini, 24 layers with 16 experts, had 39.83 GB on disk and was reported as 32.5 B parameters; 39.83 GB of FP16 is 19.9 B. It lacked its 72 shared-expert weights and its first logits were not finite. This has 22.4 B parameters, 44.79 GB in FP16, and all 69 shared-expert weights of its layers.
 
-"#]]);
+"#]]
+    );
     let counted = &json_lines(&stdout(&[&args[..], &["--json"]].concat()))[0];
     assert_eq!(counted["experts"], serde_json::json!({"kept": 16, "of": 384}));
     assert_eq!((&counted["exact"], &counted["shared_experts_dropped"]), (&false.into(), &0.into()));

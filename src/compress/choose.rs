@@ -1,12 +1,13 @@
 //! Choosing experts without running the model: by what their routers have learnt.
 
+use super::cluster::{cluster, similar};
 use super::layers::Layers;
-use super::produce::{ROWS, Rows};
+use super::produce::Rows;
 use super::select::{Group, Selection, check_count};
 use crate::checkpoint::weights::Mlp;
-use crate::checkpoint::{Checkpoint, Source};
+use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// How experts are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,27 +18,12 @@ pub enum Method {
     Merge,
 }
 
-fn similar(_rows: &[f32], _hidden: usize, keep: usize) -> Vec<usize> {
-    (0..keep).collect()
-}
-
-fn cluster(rows: &[f32], hidden: usize, usage: &[f32], into: usize) -> Vec<Vec<(usize, f32)>> {
-    let n = rows.len() / hidden;
-    let mut ids: Vec<usize> = (0..n).collect();
-    ids.sort_by(|a, b| usage[*b].total_cmp(&usage[*a]));
-    let mut out: Vec<Vec<usize>> = ids[..into].iter().map(|e| vec![*e]).collect();
-    for (i, e) in ids[into..].iter().enumerate() {
-        out[i % into].push(*e);
-    }
-    out.into_iter().map(|g| g.iter().map(|e| (*e, 1.0 / g.len() as f32)).collect()).collect()
-}
-
 impl Method {
     /// Chooses `experts` of each layer.
     ///
     /// # Errors
-    /// [`Error::Argument`] `layers` or `experts` for numbers the model cannot have; [`Error::Checkpoint`] for a damaged
-    /// router; [`Error::Io`].
+    /// [`crate::Error::Argument`] `layers` or `experts` for numbers the model cannot have; [`crate::Error::Checkpoint`] for a damaged
+    /// router; [`crate::Error::Io`].
     pub fn select(self, source: &Checkpoint, layers: &Layers, experts: usize) -> Result<Selection> {
         let config = source.config();
         check_count(config, experts)?;
@@ -48,7 +34,7 @@ impl Method {
             let Mlp::Experts { router, .. } = &source.trunk().layers[layer].mlp else {
                 return Ok(Vec::new());
             };
-            let rows = all_rows(source, router)?;
+            let rows = Rows::of(router).read_all(source)?;
             let mut chosen = Vec::with_capacity(experts);
             // The router chooses among groups of experts first, so each keeps its share.
             for (g, rows) in rows.chunks(width * hidden).enumerate() {
@@ -75,7 +61,7 @@ impl Method {
     /// A selection of the same size, for counting: which experts it holds means nothing.
     ///
     /// # Errors
-    /// [`Error::Argument`] as [`Method::select`].
+    /// [`crate::Error::Argument`] as [`Method::select`].
     pub fn outline(self, config: &ModelConfig, layers: &Layers, experts: usize) -> Result<Selection> {
         check_count(config, experts)?;
         let width = config.moe.num_experts / config.moe.n_group;
@@ -94,14 +80,4 @@ impl Method {
         };
         Selection::new(config, layers, |_| (0..experts).map(group).collect())
     }
-}
-
-/// A router's rows in f32.
-fn all_rows(source: &Checkpoint, router: &Source) -> Result<Vec<f32>> {
-    let mut rows = Rows::of(router);
-    let mut values = Vec::with_capacity(router.layout.rows * router.layout.cols);
-    for first in (0..router.layout.rows).step_by(ROWS) {
-        values.extend_from_slice(rows.read(source, first)?);
-    }
-    Ok(values)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::plan::Plan;
-use super::recipe::Recipe;
+use super::recipe::{Recipe, check_same};
 use super::select::Selection;
 use super::target::Target;
 use crate::checkpoint::weights::{Mlp, Weights};
@@ -89,7 +89,7 @@ impl Recipe {
         let inventory = Inventory::of(&new);
         let bytes = match source {
             Some(source) => {
-                self.check_config_unchanged(source)?;
+                check_same(&own, source)?;
                 Plan::of(self, source, &new).bytes
             }
             None => inventory.total.bytes,

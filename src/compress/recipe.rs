@@ -124,13 +124,9 @@ impl Recipe {
     /// [`Error::Io`] and [`Error::Config`] for the file; [`Error::Argument`] if the selection is not one of this model, or
     /// it cannot be stored so.
     pub fn config(&self, source: &Path) -> Result<ModelConfig> {
-        Ok(self.new_config(source)?.1)
-    }
-
-    fn new_config(&self, source: &Path) -> Result<(Value, ModelConfig)> {
-        let (json, config) = Rewrite::read(source)?;
-        self.selection.check(&config)?;
-        self.target.config(json, &config, &self.selection)
+        let (json, own) = Rewrite::read(source)?;
+        self.selection.check(&own)?;
+        Ok(self.target.config(json, &own, &self.selection)?.1)
     }
 
     /// Writes the new checkpoint to the folder `out`, which must not exist yet. It comes into being as `out`.partial and
@@ -152,8 +148,10 @@ impl Recipe {
             let problem = format!("is {}, expected a share from 0 to 1", self.allow_saturation);
             return Err(Error::argument("allow-saturation", problem));
         }
-        let (json, config) = self.new_config(source.dir())?;
-        self.check_config_unchanged(source)?;
+        let (json, own) = Rewrite::read(source.dir())?;
+        check_same(&own, source)?;
+        self.selection.check(&own)?;
+        let (json, config) = self.target.config(json, &own, &self.selection)?;
         let plan = Plan::of(self, source, &config);
         let scales = kept::scales_to_keep(&plan);
         let scales = if self.target.keeps_scales() { scales } else { Vec::new() };
@@ -168,7 +166,7 @@ impl Recipe {
             plan: &plan,
             kept: kept_scales.as_ref(),
             allow_saturation: self.allow_saturation,
-            merging: Merging::new(options.threads)?,
+            merging: Merging::new(options.threads),
             counts: Counts::default(),
         };
         // Verifying reads what writing wrote: half of the way each.
@@ -200,17 +198,6 @@ impl Recipe {
             left_out: sidecars.left_out().to_vec(),
             seconds: begun.elapsed().as_secs_f64(),
         })
-    }
-
-    /// The configuration was read again to be changed; it must still be the one the tensors were bound by.
-    pub(super) fn check_config_unchanged(&self, source: &Checkpoint) -> Result<()> {
-        let now = ModelConfig::from_file(source.dir())?;
-        // Expressions cannot be compared; what they are written as can.
-        if format!("{now:?}") == format!("{:?}", source.config()) {
-            return Ok(());
-        }
-        let faults = FaultList(vec![Fault::file("config.json", FaultKind::Changed)]);
-        Err(Error::Checkpoint { dir: source.dir().to_owned(), faults })
     }
 
     /// Reads what was written as a loader would, and compares it with what was planned.
@@ -253,4 +240,14 @@ impl Recipe {
         }
         hasher.finalize()
     }
+}
+
+/// The configuration that was read to be changed must be the one the checkpoint's tensors are bound by.
+pub(super) fn check_same(read: &ModelConfig, source: &Checkpoint) -> Result<()> {
+    // Expressions cannot be compared; what they are written as can.
+    if format!("{read:?}") == format!("{:?}", source.config()) {
+        return Ok(());
+    }
+    let faults = FaultList(vec![Fault::file("config.json", FaultKind::Changed)]);
+    Err(Error::Checkpoint { dir: source.dir().to_owned(), faults })
 }
