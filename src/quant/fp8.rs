@@ -144,9 +144,7 @@ mod tests {
     /// The finite code whose value is nearest; the even one of two.
     fn nearest(value: f32) -> u8 {
         let distance = |code: u8| (f64::from(decode(code)) - f64::from(value.abs())).abs();
-        let code = (0..0x7f).min_by(|&a, &b| {
-            distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1)))
-        });
+        let code = (0..0x7f).min_by(|&a, &b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1))));
         code.unwrap() | if value.is_sign_negative() { 0x80 } else { 0 }
     }
 
