@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use abruzzi::compress::{
-    CompressReport, ExpertLists, Healing, LayerHealing, Layers, Method, Recipe, Selection, Target,
+    CompressReport, ExpertLists, Group, Healing, LayerHealing, Layers, Method, Recipe, Selection, Target,
 };
 use abruzzi::quant::Format;
 use abruzzi::{
@@ -179,6 +179,39 @@ fn fewer_experts_and_layers_by_every_method_and_format() {
         let out = dir.path().join(format!("groups{method:?}"));
         write(&Recipe::new(selection), &oracle("v3-groups-fp8"), &out).unwrap();
         assert_eq!(abruzzi::verify(&out, &LoadOptions::default()).unwrap().faults, []);
+    }
+}
+
+#[test]
+fn merging_an_expert_with_itself_in_another_order_changes_nothing() {
+    let copy = common::copy(&oracle("k2-bf16"));
+    let config = open(copy.path()).config().clone();
+    let (hidden, width) = (config.hidden_size, config.moe.intermediate_size);
+    let name = |e: usize, part: &str| format!("model.layers.1.mlp.experts.{e}.{part}_proj.weight");
+    let before = tensors(copy.path());
+    // Neurons in reverse, the signs of up and down turned: the same function.
+    for (part, sign) in [("gate", 0x00), ("up", 0x80)] {
+        let rows = before[&name(0, part)].2.chunks(2 * hidden).rev();
+        let turned: Vec<u8> = rows.flatten().enumerate().map(|(i, b)| b ^ (sign * (i as u8 % 2))).collect();
+        damage(copy.path(), &name(1, part), 0, &turned);
+    }
+    let columns = before[&name(0, "down")].2.chunks(2 * width);
+    let turned: Vec<u8> =
+        columns.flat_map(|row| row.chunks(2).rev().flat_map(|v| [v[0], v[1] ^ 0x80])).collect();
+    damage(copy.path(), &name(1, "down"), 0, &turned);
+
+    let groups = |_| {
+        let first = Group::merged(vec![(0, 0.6), (1, 0.4)]);
+        std::iter::once(first).chain((2..config.moe.num_experts).map(|e| Ok(Group::single(e)))).collect()
+    };
+    let selection = Selection::new(&config, &Layers::Count(config.num_layers), groups).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    write(&Recipe::new(selection), copy.path(), &out).unwrap();
+    let after = tensors(&out);
+    for part in ["gate", "up", "down"] {
+        assert!(after[&name(0, part)] == before[&name(0, part)], "{part}");
+        assert!(after[&name(1, part)] == before[&name(2, part)], "{part}");
     }
 }
 

@@ -4,8 +4,8 @@ use super::cluster::{cluster, similar};
 use super::layers::Layers;
 use super::produce::Rows;
 use super::select::{Group, Selection, check_count};
-use crate::checkpoint::weights::Mlp;
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::weights::Mlp;
 use crate::config::ModelConfig;
 use crate::error::Result;
 

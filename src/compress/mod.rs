@@ -5,11 +5,14 @@
 //! the head of what is kept are kept; there is no way to ask otherwise.
 
 mod choose;
+pub mod cluster;
 mod count;
+mod dots;
 mod heal;
 mod kept;
 mod layers;
 mod lists;
+pub mod merge;
 mod merging;
 mod plan;
 mod produce;
