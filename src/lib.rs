@@ -18,6 +18,7 @@
 //! [`Generation`] cancels it.
 
 pub mod checkpoint;
+pub mod compress;
 pub mod config;
 pub mod device;
 pub mod error;
