@@ -365,6 +365,22 @@ fn damage_in_the_source_is_named() {
 }
 
 #[test]
+fn a_missing_scale_is_named() {
+    let copy = common::copy(&demo());
+    let file = copy.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let name = b"model.layers.3.mlp.experts.2.up_proj.weight_scale_inv\"";
+    let at = bytes.windows(name.len()).position(|w| w == name).unwrap();
+    bytes[at + name.len() - 2] = b'x';
+    std::fs::write(&file, bytes).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let found = faults(write(&to(&demo(), Format::Bf16), copy.path(), &dir.path().join("out")));
+    let missing = found.iter().find(|fault| matches!(fault.kind, FaultKind::Missing { .. })).unwrap();
+    assert_eq!(missing.tensor.as_deref(), Some("model.layers.3.mlp.experts.2.up_proj.weight_scale_inv"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn values_beyond_fp16_are_refused_by_name_unless_allowed() {
     let dir = tempfile::tempdir().unwrap();
     let bad = common::copy(&oracle("k2-bf16"));
