@@ -1,6 +1,8 @@
 //! How fast one thread encodes: `cargo bench --bench encode [-- FILTER]`.
 //!
-//! Throughput is in bytes of f32 values, for normal values in a matrix that stays in the second-level cache.
+//! Throughput is in bytes of f32 values, for normal values in a matrix that stays in the second-level cache. On one thread of
+//! a Xeon with AVX-512: 26 GiB/s F32, 15 FP16 and BF16, 7 FP8, 0.3 INT4 (80 million values a second, all of it the search
+//! for scales); with scales kept 5 FP8 and 2 INT4.
 
 use abruzzi::quant::{Format, MatrixLayout};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -1,8 +1,14 @@
-//! Encoding and decoding belong together: what was decoded once is given back, and nothing else is accepted.
+//! Encoding and decoding belong together: what was decoded once is given back, and nothing else is accepted. Python's
+//! compressed-tensors reads our INT4 as we do.
+
+mod common;
+
+use std::collections::BTreeMap;
 
 use abruzzi::quant::{Encoded, Format, MatrixLayout, MatrixView};
 use half::{bf16, f16};
 use proptest::prelude::*;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// What a file holds of a matrix.
 #[derive(Debug, PartialEq)]
@@ -26,6 +32,12 @@ fn decode(layout: MatrixLayout, stored: &Stored) -> Vec<f32> {
         view.decode(r, 0, row);
     }
     values
+}
+
+fn uniform(seed: u64) -> impl FnMut() -> f32 {
+    use rand_core::Rng;
+    let mut rng = rand_pcg::Pcg64Mcg::new(u128::from(seed) | 1);
+    move || (rng.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0
 }
 
 /// A random matrix as a file might hold it: any code that is a number, any scale.
@@ -162,4 +174,97 @@ fn bf16_below_the_normal_numbers_cannot_tell_codes_apart_and_still_gives_back_va
 fn rows_that_begin_inside_a_block_of_scales_are_refused() {
     let layout = MatrixLayout { format: Format::Fp8Block, rows: 256, cols: 1 };
     let _ = layout.encode(1, &[1.0; 255], None, &mut [0; 255], &mut [0; 8]);
+}
+
+/// The matrices of tests/fixtures/int4: names, sizes, values.
+fn int4_cases() -> Vec<(&'static str, MatrixLayout, Vec<f32>)> {
+    let layout = |rows, cols| MatrixLayout { format: Format::Int4Group32, rows, cols };
+    let mut random = uniform(11);
+    let mut normal = || (0..12).map(|_| random()).sum::<f32>() / 40.0;
+    // Every code in every place of a word, under many scales.
+    let codes = (0..64 * 64).map(|i| ((i * 5 + i / 64 * 3) % 16 - 8) as f32 * (1.0 + (i / 64) as f32 / 64.0));
+    let mut extremes = vec![0.0; 6 * 32];
+    extremes[32] = -0.0;
+    extremes[64..96].fill(f32::from_bits(1));
+    extremes[96] = f32::MAX;
+    extremes[97] = f32::MIN;
+    extremes[128..160].fill(-1e-37);
+    extremes[160] = 1.0;
+    extremes[161] = -1e-30;
+    vec![
+        ("codes", layout(64, 64), codes.collect()),
+        ("extremes", layout(2, 96), extremes),
+        ("normal", layout(48, 192), (0..48 * 192).map(|_| normal()).collect()),
+        // Three groups, the last of 11 columns in words of 8 and 3.
+        ("ragged", layout(7, 75), (0..7 * 75).map(|_| normal()).collect()),
+    ]
+}
+
+/// The INT4 cases as a checkpoint file, in the tensors of Kimi-K2-Thinking.
+fn int4_file() -> Vec<u8> {
+    let mut tensors = BTreeMap::new();
+    for (name, layout, values) in int4_cases() {
+        let (stored, _) = encode(layout, &values, None);
+        let [rows, groups] = layout.scale_shape().unwrap();
+        let shape = [layout.rows, layout.cols].map(|n| (n as i32).to_le_bytes()).concat();
+        let packed = vec![rows, layout.row_bytes() / 4];
+        tensors.insert(format!("{name}.weight_packed"), (Dtype::I32, packed, stored.weight));
+        tensors.insert(format!("{name}.weight_scale"), (Dtype::BF16, vec![rows, groups], stored.scale));
+        tensors.insert(format!("{name}.weight_shape"), (Dtype::I32, vec![2], shape));
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    safetensors::serialize(views, None).unwrap()
+}
+
+/// The golden file speaks of these bytes. `SNAPSHOTS=overwrite` writes them anew; then tools/make_int4_golden.py has to run.
+#[test]
+fn int4_encoding_is_what_compressed_tensors_was_given() {
+    let path = common::root().join("tests/fixtures/int4/encoded.safetensors");
+    let now = int4_file();
+    if std::env::var_os("SNAPSHOTS").is_some_and(|v| v == "overwrite") {
+        std::fs::write(&path, &now).unwrap();
+    }
+    assert!(std::fs::read(&path).unwrap() == now, "{} is not what is encoded now", path.display());
+}
+
+/// Codes as unpacked, and weights as decompressed, by compressed-tensors (tools/make_int4_golden.py).
+#[test]
+fn int4_decodes_as_compressed_tensors_does() {
+    let read = |name: &str| std::fs::read(common::root().join("tests/fixtures/int4").join(name)).unwrap();
+    let (encoded, golden) = (read("encoded.safetensors"), read("golden.safetensors"));
+    let encoded = SafeTensors::deserialize(&encoded).unwrap();
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let mut compared = 0;
+    for (name, layout, _) in int4_cases() {
+        let tensor = |what: &str| encoded.tensor(&format!("{name}.weight_{what}")).unwrap().data().to_vec();
+        let stored = Stored { weight: tensor("packed"), scale: tensor("scale") };
+        let decoded = decode(layout, &stored);
+
+        let codes = golden.tensor(&format!("{name}.codes")).unwrap();
+        assert_eq!((codes.dtype(), codes.shape()), (Dtype::I8, &[layout.rows, layout.cols][..]), "{name}");
+        let groups = layout.cols.div_ceil(32);
+        for (i, &code) in codes.data().iter().enumerate() {
+            let (row, col) = (i / layout.cols, i % layout.cols);
+            let scale = bf16::from_le_bytes(stored.scale.as_chunks().0[row * groups + col / 32]).to_f32();
+            assert_eq!(decoded[i], f32::from(code as i8) * scale, "{name} [{row}, {col}]");
+        }
+        let Ok(weight) = golden.tensor(&format!("{name}.weight")) else { continue };
+        assert_eq!(
+            (weight.dtype(), weight.shape()),
+            (Dtype::BF16, &[layout.rows, layout.cols][..]),
+            "{name}"
+        );
+        for (i, raw) in weight.data().as_chunks().0.iter().enumerate() {
+            // It multiplies in BF16, we in f32: ours rounded is theirs.
+            assert_eq!(
+                bf16::from_f32(decoded[i]).to_f32(),
+                bf16::from_le_bytes(*raw).to_f32(),
+                "{name} at {i}"
+            );
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 3, "every case of whole groups was decompressed too");
 }

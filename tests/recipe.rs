@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use abruzzi::compress::{
-    CompressReport, ExpertLists, Healing, LayerHealing, Layers, Method, Recipe, Selection, Target,
+    CompressReport, ExpertLists, Group, Healing, LayerHealing, Layers, Method, Recipe, Selection, Target,
 };
 use abruzzi::quant::Format;
 use abruzzi::{
@@ -156,7 +156,7 @@ fn fewer_experts_and_layers_by_every_method_and_format() {
     .into_iter()
     .enumerate()
     {
-        let selection = method.select(&source, &Layers::Count(layers), experts).unwrap();
+        let selection = method.select(&source, &Layers::Count(layers), experts, None).unwrap();
         assert_eq!(selection.merges_nothing(), method == Method::Similarity);
         let outline = method.outline(source.config(), &Layers::Count(layers), experts).unwrap();
         let target = format.map_or(Target::AS_IS, |format| Target::new(format, false).unwrap());
@@ -175,10 +175,43 @@ fn fewer_experts_and_layers_by_every_method_and_format() {
     let least = moe.top_k.div_ceil(moe.topk_group) * moe.n_group;
     let all = Layers::Count(source.config().num_layers);
     for method in [Method::Similarity, Method::Merge] {
-        let selection = method.select(&source, &all, least).unwrap();
+        let selection = method.select(&source, &all, least, None).unwrap();
         let out = dir.path().join(format!("groups{method:?}"));
         write(&Recipe::new(selection), &oracle("v3-groups-fp8"), &out).unwrap();
         assert_eq!(abruzzi::verify(&out, &LoadOptions::default()).unwrap().faults, []);
+    }
+}
+
+#[test]
+fn merging_an_expert_with_itself_in_another_order_changes_nothing() {
+    let copy = common::copy(&oracle("k2-bf16"));
+    let config = open(copy.path()).config().clone();
+    let (hidden, width) = (config.hidden_size, config.moe.intermediate_size);
+    let name = |e: usize, part: &str| format!("model.layers.1.mlp.experts.{e}.{part}_proj.weight");
+    let before = tensors(copy.path());
+    // Neurons in reverse, the signs of up and down turned: the same function.
+    for (part, sign) in [("gate", 0x00), ("up", 0x80)] {
+        let rows = before[&name(0, part)].2.chunks(2 * hidden).rev();
+        let turned: Vec<u8> = rows.flatten().enumerate().map(|(i, b)| b ^ (sign * (i as u8 % 2))).collect();
+        damage(copy.path(), &name(1, part), 0, &turned);
+    }
+    let columns = before[&name(0, "down")].2.chunks(2 * width);
+    let turned: Vec<u8> =
+        columns.flat_map(|row| row.chunks(2).rev().flat_map(|v| [v[0], v[1] ^ 0x80])).collect();
+    damage(copy.path(), &name(1, "down"), 0, &turned);
+
+    let groups = |_| {
+        let first = Group::merged(vec![(0, 0.6), (1, 0.4)]);
+        std::iter::once(first).chain((2..config.moe.num_experts).map(|e| Ok(Group::single(e)))).collect()
+    };
+    let selection = Selection::new(&config, &Layers::Count(config.num_layers), groups).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    write(&Recipe::new(selection), copy.path(), &out).unwrap();
+    let after = tensors(&out);
+    for part in ["gate", "up", "down"] {
+        assert!(after[&name(0, part)] == before[&name(0, part)], "{part}");
+        assert!(after[&name(1, part)] == before[&name(2, part)], "{part}");
     }
 }
 
@@ -332,6 +365,22 @@ fn damage_in_the_source_is_named() {
 }
 
 #[test]
+fn a_missing_scale_is_named() {
+    let copy = common::copy(&demo());
+    let file = copy.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let name = b"model.layers.3.mlp.experts.2.up_proj.weight_scale_inv\"";
+    let at = bytes.windows(name.len()).position(|w| w == name).unwrap();
+    bytes[at + name.len() - 2] = b'x';
+    std::fs::write(&file, bytes).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let found = faults(write(&to(&demo(), Format::Bf16), copy.path(), &dir.path().join("out")));
+    let missing = found.iter().find(|fault| matches!(fault.kind, FaultKind::Missing { .. })).unwrap();
+    assert_eq!(missing.tensor.as_deref(), Some("model.layers.3.mlp.experts.2.up_proj.weight_scale_inv"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn values_beyond_fp16_are_refused_by_name_unless_allowed() {
     let dir = tempfile::tempdir().unwrap();
     let bad = common::copy(&oracle("k2-bf16"));
@@ -392,7 +441,7 @@ fn a_selection_of_another_model_is_refused() {
 fn a_run_that_was_stopped_is_continued_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let source = open(&demo());
-    let selection = Method::Merge.select(&source, &Layers::Count(5), 8).unwrap();
+    let selection = Method::Merge.select(&source, &Layers::Count(5), 8, None).unwrap();
     let recipe = Recipe::new(selection)
         .target(Target::new(Format::Int4Group32, false).unwrap())
         .shard_bytes(3_000_000);

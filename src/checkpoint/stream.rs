@@ -33,16 +33,6 @@ impl Checkpoint {
         }
     }
 
-    /// Reads a whole tensor, as [`Checkpoint::read_piece`] does.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::read_piece`].
-    pub(crate) fn read_whole(&self, tensor: &Located) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; tensor.entry.len as usize];
-        self.read_piece(tensor, 0, &mut bytes)?;
-        Ok(bytes)
-    }
-
     /// Checks the shape that INT4 records, where there is one, against the matrix's.
     ///
     /// # Errors

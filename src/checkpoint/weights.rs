@@ -193,15 +193,27 @@ impl<M, V> Layer<M, V> {
     /// Its matrices, in the order of [`Weights::try_map`].
     pub(crate) fn matrices(&self) -> Vec<&M> {
         let mut found = Vec::new();
-        let Ok(_) = self.try_map::<_, _, Infallible>(&mut |m| Ok(found.push(m)), &mut |_| Ok(()));
+        self.visit(&mut |m| found.push(m), &mut |_| {});
         found
     }
 
     /// Its vectors, in the order of [`Weights::try_map`].
     pub(crate) fn vectors(&self) -> Vec<&V> {
         let mut found = Vec::new();
-        let Ok(_) = self.try_map::<_, _, Infallible>(&mut |_| Ok(()), &mut |v| Ok(found.push(v)));
+        self.visit(&mut |_| {}, &mut |v| found.push(v));
         found
+    }
+
+    fn visit<'a>(&'a self, matrix: &mut impl FnMut(&'a M), vector: &mut impl FnMut(&'a V)) {
+        let mut matrix = |m| {
+            matrix(m);
+            Ok::<_, Infallible>(())
+        };
+        let mut vector = |v| {
+            vector(v);
+            Ok(())
+        };
+        let Ok(_) = self.try_map(&mut matrix, &mut vector);
     }
 
     fn try_map<'a, N, W, E>(

@@ -1,11 +1,12 @@
 //! Choosing experts: by what they were measured to do, or without running the model by what their routers have learnt.
 
 use super::calibrate::{Calibration, ExpertUse};
+use super::cluster::{cluster, similar};
 use super::layers::Layers;
-use super::produce::{ROWS, Rows};
+use super::produce::Rows;
 use super::select::{Group, Selection, check_count};
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::weights::Mlp;
-use crate::checkpoint::{Checkpoint, Source};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
@@ -19,21 +20,6 @@ pub enum Method {
     /// Experts into each of which others are merged whose rows of the router are most like its own. Measured on text: into those
     /// whose loss would change most, by their shares of use; else into those of similarity, all with equal weights.
     Merge,
-}
-
-fn similar(_rows: &[f32], _hidden: usize, keep: usize) -> Vec<usize> {
-    (0..keep).collect()
-}
-
-fn cluster(rows: &[f32], hidden: usize, usage: &[f32], into: usize) -> Vec<Vec<(usize, f32)>> {
-    let n = rows.len() / hidden;
-    let mut ids: Vec<usize> = (0..n).collect();
-    ids.sort_by(|a, b| usage[*b].total_cmp(&usage[*a]));
-    let mut out: Vec<Vec<usize>> = ids[..into].iter().map(|e| vec![*e]).collect();
-    for (i, e) in ids[into..].iter().enumerate() {
-        out[i % into].push(*e);
-    }
-    out.into_iter().map(|g| g.iter().map(|e| (*e, 1.0 / g.len() as f32)).collect()).collect()
 }
 
 impl Method {
@@ -63,7 +49,7 @@ impl Method {
             let Mlp::Experts { router, .. } = &source.trunk().layers[layer].mlp else {
                 return Ok(Vec::new());
             };
-            let rows = all_rows(source, router)?;
+            let rows = Rows::of(router).read_all(source)?;
             let used =
                 measured.and_then(|measured| measured.layers.get(layer)).map(|layer| &layer.experts[..]);
             let mut chosen = Vec::with_capacity(experts);
@@ -139,14 +125,4 @@ fn weights_to_merge(kept: &[usize], used: Option<&[ExpertUse]>, width: usize) ->
     let others = (0..width).filter(|e| !is_kept(e)).map(|e| weights[e]).fold(0.0, f32::max);
     kept.iter().for_each(|&e| weights[e] = weights[e].max(others.next_up()));
     weights
-}
-
-/// A router's rows in f32.
-fn all_rows(source: &Checkpoint, router: &Source) -> Result<Vec<f32>> {
-    let mut rows = Rows::of(router);
-    let mut values = Vec::with_capacity(router.layout.rows * router.layout.cols);
-    for first in (0..router.layout.rows).step_by(ROWS) {
-        values.extend_from_slice(rows.read(source, first)?);
-    }
-    Ok(values)
 }

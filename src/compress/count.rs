@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::plan::Plan;
-use super::recipe::Recipe;
+use super::recipe::{Recipe, check_same};
 use super::select::Selection;
 use super::target::Target;
 use crate::checkpoint::weights::{Mlp, Weights};
@@ -88,7 +88,10 @@ impl Recipe {
         let shared = |counts: &BTreeMap<&str, usize>| counts.get(SHARED).copied().unwrap_or(0);
         let inventory = Inventory::of(&new);
         let bytes = match source {
-            Some(source) => Plan::of(self, source, &new).bytes,
+            Some(source) => {
+                check_same(&own, source)?;
+                Plan::of(self, source, &new).bytes
+            }
             None => inventory.total.bytes,
         };
         Ok(Estimate {

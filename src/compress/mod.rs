@@ -6,12 +6,15 @@
 
 pub mod calibrate;
 mod choose;
+pub mod cluster;
 mod count;
 pub mod distill;
+mod dots;
 mod heal;
 mod kept;
 mod layers;
 mod lists;
+pub mod merge;
 mod merging;
 mod plan;
 mod produce;

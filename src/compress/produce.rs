@@ -226,6 +226,18 @@ impl<'a> Rows<'a> {
     }
 }
 
+impl Rows<'_> {
+    /// The whole matrix.
+    pub(super) fn read_all(&mut self, checkpoint: &Checkpoint) -> Result<Vec<f32>> {
+        let MatrixLayout { rows, cols, .. } = self.source.layout;
+        let mut values = Vec::with_capacity(rows * cols);
+        for first in (0..rows).step_by(ROWS) {
+            values.extend_from_slice(self.read(checkpoint, first)?);
+        }
+        Ok(values)
+    }
+}
+
 /// Encodes rows of a matrix of the new model and counts what does not fit its format.
 pub(super) struct Encoder<'a> {
     layout: MatrixLayout,

@@ -1,5 +1,6 @@
 //! From a checkpoint and what is wanted of it to a new one, proven before it gets its name.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ use crate::checkpoint::write::Folder;
 use crate::checkpoint::{Checkpoint, LoadOptions, verify};
 use crate::config::ModelConfig;
 use crate::config::rewrite::Rewrite;
-use crate::error::{Error, FaultList, Result};
+use crate::error::{Error, Fault, FaultKind, FaultList, Result};
 
 /// Bytes of tensors in a shard at most, as the large checkpoints have it.
 const SHARD_BYTES: u64 = 5_000_000_000;
@@ -72,6 +73,8 @@ pub struct CompressReport {
     pub kept_scales: u64,
     /// Blocks of FP8 to which that scale does not give back their values.
     pub fresh_scales: u64,
+    /// Tensors of the source that no part of the model uses and that were left behind, by kind.
+    pub left_behind: BTreeMap<&'static str, usize>,
     /// Files copied from the source: tokenizer, templates, licence.
     pub copied: Vec<String>,
     /// Files of the source that were not, with the reason.
@@ -122,13 +125,9 @@ impl Recipe {
     /// [`Error::Io`] and [`Error::Config`] for the file; [`Error::Argument`] if the selection is not one of this model, or
     /// it cannot be stored so.
     pub fn config(&self, source: &Path) -> Result<ModelConfig> {
-        Ok(self.new_config(source)?.1)
-    }
-
-    fn new_config(&self, source: &Path) -> Result<(Value, ModelConfig)> {
-        let (json, config) = Rewrite::read(source)?;
-        self.selection.check(&config)?;
-        self.target.config(json, &config, &self.selection)
+        let (json, own) = Rewrite::read(source)?;
+        self.selection.check(&own)?;
+        Ok(self.target.config(json, &own, &self.selection)?.1)
     }
 
     /// Writes the new checkpoint to the folder `out`, which must not exist yet. It comes into being as `out`.partial and
@@ -150,7 +149,10 @@ impl Recipe {
             let problem = format!("is {}, expected a share from 0 to 1", self.allow_saturation);
             return Err(Error::argument("allow-saturation", problem));
         }
-        let (json, config) = self.new_config(source.dir())?;
+        let (json, own) = Rewrite::read(source.dir())?;
+        check_same(&own, source)?;
+        self.selection.check(&own)?;
+        let (json, config) = self.target.config(json, &own, &self.selection)?;
         let plan = Plan::of(self, source, &config);
         let scales = kept::scales_to_keep(&plan);
         let scales = if self.target.keeps_scales() { scales } else { Vec::new() };
@@ -165,7 +167,7 @@ impl Recipe {
             plan: &plan,
             kept: kept_scales.as_ref(),
             allow_saturation: self.allow_saturation,
-            merging: Merging::new(options.threads)?,
+            merging: Merging::new(options.threads),
             counts: Counts::default(),
         };
         // Verifying reads what writing wrote: half of the way each.
@@ -193,6 +195,7 @@ impl Recipe {
             vanished: counts.vanished,
             kept_scales: counts.kept_scales,
             fresh_scales: counts.fresh_scales,
+            left_behind: source.skipped().0.clone(),
             copied: sidecars.names(),
             left_out: sidecars.left_out().to_vec(),
             seconds: begun.elapsed().as_secs_f64(),
@@ -240,4 +243,14 @@ impl Recipe {
         }
         hasher.finalize()
     }
+}
+
+/// The configuration that was read to be changed must be the one the checkpoint's tensors are bound by.
+pub(super) fn check_same(read: &ModelConfig, source: &Checkpoint) -> Result<()> {
+    // Expressions cannot be compared; what they are written as can.
+    if format!("{read:?}") == format!("{:?}", source.config()) {
+        return Ok(());
+    }
+    let faults = FaultList(vec![Fault::file("config.json", FaultKind::Changed)]);
+    Err(Error::Checkpoint { dir: source.dir().to_owned(), faults })
 }

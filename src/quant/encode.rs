@@ -149,7 +149,11 @@ impl Kernel for Encode<'_> {
 #[inline(always)]
 pub(super) fn largest(values: &[f32]) -> f32 {
     // Magnitudes order like their bits, and integers have a vector maximum without rules for NaN.
-    f32::from_bits(values.iter().fold(0, |largest, v| largest.max(v.to_bits() & 0x7fff_ffff)))
+    let mut largest = 0;
+    for value in values {
+        largest = largest.max(value.to_bits() & 0x7fff_ffff);
+    }
+    f32::from_bits(largest)
 }
 
 #[cfg(test)]

@@ -83,15 +83,17 @@ pub(super) fn encode_rows(
 /// Chooses a group's scale, a BF16 number, and its integers, each −8 … 7.
 #[inline(always)]
 fn encode_group(x: &[f32; GROUP], kept: Option<f32>, encoded: &mut Encoded) -> (f32, [i32; GROUP]) {
+    let mut codes = [0; GROUP];
     if let Some(scale) = kept {
-        let codes = x.map(|x| int4_scale::code(x / scale));
         let mut trail = Trail::new();
-        for (&x, code) in x.iter().zip(codes) {
-            trail.note(x, code * scale);
+        for i in 0..GROUP {
+            let code = int4_scale::code(x[i] / scale);
+            trail.note(x[i], code * scale);
+            codes[i] = code as i32;
         }
         if trail.holds() && scale.is_normal() {
             encoded.kept_scales += 1;
-            return (scale, codes.map(|code| code as i32));
+            return (scale, codes);
         }
         encoded.fresh_scales += 1;
     }
@@ -100,7 +102,10 @@ fn encode_group(x: &[f32; GROUP], kept: Option<f32>, encoded: &mut Encoded) -> (
         encoded.saturated += x.iter().filter(|&x| (x / scale).abs() > 7.5).count() as u64;
     }
     let per_step = 1.0 / scale;
-    (scale, x.map(|x| int4_scale::code(x * per_step) as i32))
+    for i in 0..GROUP {
+        codes[i] = int4_scale::code(x[i] * per_step) as i32;
+    }
+    (scale, codes)
 }
 
 /// Packs the first `columns` codes of a group; the other nibbles of the last word are 0.

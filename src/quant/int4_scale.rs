@@ -84,8 +84,12 @@ fn sum(mut terms: [f32; GROUP]) -> f32 {
 /// The best of all scales tried, refined.
 #[inline(always)]
 fn search(x: &[f32; GROUP], largest: f32) -> f32 {
-    let scales = DIVISORS.map(|divisor| allowed(largest / divisor));
-    let per_step = scales.map(|scale| 1.0 / scale);
+    // Loops, here and below: `map` and `fold` can be functions of their own, without this one's vector instructions.
+    let (mut scales, mut per_step) = ([0.0f32; TRIED], [0.0f32; TRIED]);
+    for lane in 0..TRIED {
+        scales[lane] = allowed(largest / DIVISORS[lane]);
+        per_step[lane] = 1.0 / scales[lane];
+    }
     let (mut xq, mut qq) = ([0.0f32; TRIED], [0.0f32; TRIED]);
     for &x in x {
         for lane in 0..TRIED {
@@ -95,15 +99,18 @@ fn search(x: &[f32; GROUP], largest: f32) -> f32 {
         }
     }
     // Σ (x − q·s)² = Σx² − s·(2·Σxq − s·Σq²): the more is taken off, the better.
-    let (mut best, mut most) = (scales[0], 0.0);
+    let mut taken_off = [0.0f32; TRIED];
     for lane in 0..TRIED {
-        let scale = least_squares(xq[lane], qq[lane], scales[lane]);
-        let taken_off = scale * (2.0 * xq[lane] - scale * qq[lane]);
-        if taken_off > most {
-            (best, most) = (scale, taken_off);
+        scales[lane] = least_squares(xq[lane], qq[lane], scales[lane]);
+        taken_off[lane] = scales[lane] * (2.0 * xq[lane] - scales[lane] * qq[lane]);
+    }
+    let mut best = 0;
+    for lane in 1..TRIED {
+        if taken_off[lane] > taken_off[best] {
+            best = lane;
         }
     }
-    best
+    scales[best]
 }
 
 /// A positive, normal BF16 scale for a group, not worse than largest / 7. Values that are not there are zeros.
@@ -120,7 +127,10 @@ pub(super) fn best_scale(x: &[f32; GROUP], largest: f32) -> f32 {
     if unit == HUGE {
         return HUGEST_SCALE;
     }
-    let x = x.map(|x| x / unit);
+    let mut x = *x;
+    for x in &mut x {
+        *x /= unit;
+    }
     let largest = largest / unit;
 
     let mut best = fit(&x, allowed(largest / 7.0));

@@ -445,11 +445,6 @@ mod tests {
             ("dram", "--dram"),
             ("hbm", "--hbm"),
             ("nvme", "--nvme"),
-            ("model", "--model (-m)"),
-            ("experts-list", "--experts-list"),
-            ("format", "--format"),
-            ("experts-only", "--experts-only"),
-            ("allow-saturation", "--allow-saturation"),
         ] {
             assert_eq!(flag_of(argument).as_deref(), Some(flag));
         }

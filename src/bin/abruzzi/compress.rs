@@ -2,17 +2,17 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use abruzzi::compress::{
-    CompressReport, Compression, Estimate, ExpertLists, Layers, Method, Recipe, Selection, Step, Target,
-    Tell, Text, report,
+    CompressReport, Compression, Estimate, ExpertLists, Layers, Method, Recipe, Selection, Target, Tell,
+    Text, report,
 };
 use abruzzi::config::Architecture;
-use abruzzi::{CancelToken, Checkpoint, Error, LoadOptions, ModelConfig, Tokenizer};
-use indicatif::ProgressBar;
+use abruzzi::{CancelToken, Checkpoint, Error, LoadOptions, ModelConfig, Result, Tokenizer};
 
 use crate::args::{CompressArgs, MakingArgs, MethodArg, QuantizeArgs};
+use crate::bars::Bars;
 use crate::ui::{self, bytes, thousands};
 
 impl From<MethodArg> for Method {
@@ -26,9 +26,8 @@ impl From<MethodArg> for Method {
 }
 
 pub fn compress(args: CompressArgs, cancel: &CancelToken) -> anyhow::Result<()> {
-    let job =
-        Job { model: ui::model_path(args.model.as_deref())?, out: args.out.clone(), making: &args.making };
-    let config = ModelConfig::from_file(&job.model)?;
+    let job = Job::new(args.model.as_deref(), args.out, args.making)?;
+    let config = job.config()?;
     let layers = match &args.layers {
         Some(text) => text.parse()?,
         None => Layers::Count(config.num_layers),
@@ -44,28 +43,27 @@ pub fn compress(args: CompressArgs, cancel: &CancelToken) -> anyhow::Result<()> 
         Some(experts) => vec![experts],
         None => args.steps.iter().map(|share| experts_of(*share, &config)).collect(),
     };
-    if args.making.dry_run {
+    if job.making.dry_run {
         // Which experts they are makes no difference to a count.
         let selection = match (&lists, experts.last()) {
             (Some(lists), _) => Selection::new(&config, &layers, |layer| lists.of_layer(layer))?,
             (None, Some(&experts)) => method.outline(&config, &layers, experts)?,
             (None, None) => Selection::all_experts(&config, &layers)?,
         };
-        return job.run(Recipe::new(selection).target(target), &config, job.source()?.as_ref(), cancel);
+        return job.run(Recipe::new(selection).target(target), &config, cancel);
     }
-    let source = job.source()?.ok_or_else(|| no_weights(&job.model))?;
-    let text = args.file.as_ref().map(|file| read(file, &source)).transpose()?;
+    let text = args.file.as_ref().map(|file| read(file, job.weights()?)).transpose()?;
     let compression = Compression {
         layers: args.layers.is_some().then_some(layers),
         experts,
         method,
         lists,
         target,
-        allow_saturation: args.making.allow_saturation,
+        allow_saturation: job.making.allow_saturation,
         text,
         heal: args.heal,
     };
-    job.make(&compression, &source, cancel)
+    job.make(&compression, cancel)
 }
 
 /// A share of the experts of a layer, a multiple of what the router needs.
@@ -81,96 +79,51 @@ fn read(file: &Path, source: &Checkpoint) -> anyhow::Result<Text> {
 }
 
 pub fn quantize(args: QuantizeArgs, cancel: &CancelToken) -> anyhow::Result<()> {
-    let job =
-        Job { model: ui::model_path(args.model.as_deref())?, out: args.out.clone(), making: &args.making };
-    let config = ModelConfig::from_file(&job.model)?;
+    let job = Job::new(args.model.as_deref(), args.out, args.making)?;
+    let config = job.config()?;
     let target = Target::new(args.format.into(), args.experts_only)?;
-    let recipe = Recipe::new(Selection::everything(&config)).target(target);
-    job.run(recipe, &config, job.source()?.as_ref(), cancel)
-}
-
-fn no_weights(model: &Path) -> Error {
-    let problem =
-        format!("is {}, a configuration without weights; only --dry-run does without", model.display());
-    Error::Argument { name: "model", problem }
-}
-
-/// One bar after the other, each for a step of a stage.
-#[derive(Clone, Default)]
-struct Bars(Arc<Mutex<Option<(String, ProgressBar)>>>);
-
-impl Bars {
-    fn advance(&self, stage: usize, stages: usize, step: Step) {
-        let of = if stages > 1 { format!(" (stage {} of {stages})", stage + 1) } else { String::new() };
-        match step {
-            Step::Measure(done, all) => self.count(format!("measuring{of}"), "layers", done, all),
-            Step::Heal(done, all) => self.count(format!("healing{of}"), "layers", done, all),
-            Step::Evaluate(done, all) => self.count(format!("evaluating{of}"), "windows", done, all),
-            Step::Write(progress) => {
-                let bar = self.bar(format!("writing and verifying{of}"), ui::progress_bar);
-                ui::advance(&bar, progress);
-            }
-            // Steps to come need no bar to be shown.
-            _ => {}
-        }
-    }
-
-    fn count(&self, message: String, unit: &'static str, done: usize, all: usize) {
-        let bar = self.bar(message, || ui::count_bar(unit, all));
-        bar.set_position(done as u64);
-    }
-
-    /// The bar of that message; another one makes way for it.
-    fn bar(&self, message: String, new: impl FnOnce() -> ProgressBar) -> ProgressBar {
-        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*shown {
-            Some((said, bar)) if *said == message => bar.clone(),
-            _ => {
-                if let Some((_, bar)) = shown.take() {
-                    bar.finish_and_clear();
-                }
-                let bar = new().with_message(message.clone());
-                *shown = Some((message, bar.clone()));
-                bar
-            }
-        }
-    }
-
-    fn finish(&self) {
-        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, bar)) = shown.take() {
-            bar.finish_and_clear();
-        }
-    }
+    job.run(Recipe::new(Selection::everything(&config)).target(target), &config, cancel)
 }
 
 /// What both commands do with a recipe.
-struct Job<'a> {
+struct Job {
     model: PathBuf,
+    /// The checkpoint; `None` where only its configuration was named.
+    source: Option<Checkpoint>,
     out: Option<PathBuf>,
-    making: &'a MakingArgs,
+    making: MakingArgs,
 }
 
-impl Job<'_> {
-    /// The checkpoint; `None` where only its configuration was named.
-    fn source(&self) -> anyhow::Result<Option<Checkpoint>> {
-        let only_config = self.model.extension().is_some_and(|e| e == "json");
-        Ok(if only_config { None } else { Some(Checkpoint::open(&self.model)?) })
+impl Job {
+    fn new(model: Option<&Path>, out: Option<PathBuf>, making: MakingArgs) -> anyhow::Result<Job> {
+        let model = ui::model_path(model)?;
+        let only_config = model.extension().is_some_and(|e| e == "json");
+        let source = if only_config { None } else { Some(Checkpoint::open(&model)?) };
+        Ok(Job { model, source, out, making })
     }
 
-    fn run(
-        &self,
-        recipe: Recipe,
-        config: &ModelConfig,
-        source: Option<&Checkpoint>,
-        cancel: &CancelToken,
-    ) -> anyhow::Result<()> {
+    fn config(&self) -> Result<ModelConfig> {
+        match &self.source {
+            Some(source) => Ok(source.config().clone()),
+            None => ModelConfig::from_file(&self.model),
+        }
+    }
+
+    fn weights(&self) -> Result<&Checkpoint> {
+        self.source.as_ref().ok_or_else(|| {
+            let path = self.model.display();
+            let problem = format!("is {path}, a configuration without weights; --dry-run would do with that");
+            Error::Argument { name: "model", problem }
+        })
+    }
+
+    fn run(&self, recipe: Recipe, config: &ModelConfig, cancel: &CancelToken) -> anyhow::Result<()> {
         let recipe = recipe.allow_saturation(self.making.allow_saturation);
         if self.making.dry_run {
-            let file = source.map_or(self.model.as_path(), Checkpoint::dir);
-            return self.show_estimate(&recipe.estimate(file, source)?, config);
+            let file = self.source.as_ref().map_or(self.model.as_path(), Checkpoint::dir);
+            return self.show_estimate(&recipe.estimate(file, self.source.as_ref())?, config);
         }
-        let source = source.ok_or_else(|| no_weights(&self.model))?;
+        let source = self.weights()?;
         let out = self.begin(source);
         let bar = ui::progress_bar().with_message("writing and verifying");
         let shown = bar.clone();
@@ -183,8 +136,8 @@ impl Job<'_> {
     }
 
     /// Runs a compression with a bar for each of its steps.
-    fn make(&self, what: &Compression, source: &Checkpoint, cancel: &CancelToken) -> anyhow::Result<()> {
-        let out = self.begin(source);
+    fn make(&self, what: &Compression, cancel: &CancelToken) -> anyhow::Result<()> {
+        let out = self.begin(self.weights()?);
         let bars = Bars::default();
         let shown = bars.clone();
         let stages = what.experts.len();
@@ -249,6 +202,7 @@ impl Job<'_> {
         if self.making.output.json {
             let mut value = serde_json::to_value(report)?;
             value["event"] = "done".into();
+            value["peak_memory"] = ui::peak_memory().into();
             writeln!(std::io::stdout(), "{value}")?;
             return Ok(());
         }

@@ -1,6 +1,7 @@
 //! The `abruzzi` command: text on stdout, everything else on stderr.
 
 mod args;
+mod bars;
 mod chat;
 mod compress;
 mod doctor;

@@ -162,6 +162,7 @@ impl Folder {
     ///
     /// # Errors
     /// [`Error::Io`], also if `name` is not a plain file name.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for commands that write more than tensors and JSON"))]
     pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.create(name, |file| file.write_all(bytes))
     }

@@ -73,6 +73,14 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
+    /// For a producer that is long at work between two pieces: whether to go on.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], as from [`Sink::put`].
+    pub(crate) fn go_on(&self) -> Result<()> {
+        self.run.go_on()
+    }
+
     /// The hashes of the unit's tensors, once the producer is done.
     ///
     /// # Errors

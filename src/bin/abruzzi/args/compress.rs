@@ -156,3 +156,19 @@ impl From<TargetFormat> for Format {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::args::flag_of;
+
+    #[test]
+    fn every_argument_that_recipes_name_has_a_flag() {
+        for argument in
+            ["layers", "experts", "experts-list", "format", "experts-only", "allow-saturation", "threads"]
+        {
+            let flag = flag_of(argument).unwrap();
+            assert!(flag.starts_with(&format!("--{argument}")), "{flag}");
+        }
+        assert_eq!(flag_of("model").as_deref(), Some("--model (-m)"));
+    }
+}
