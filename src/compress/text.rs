@@ -91,7 +91,7 @@ mod tests {
             assert!((1..=EVALUATION).contains(&text.evaluation.len()), "{windows}");
             let all = text.calibration.iter().chain(&text.evaluation);
             let mut firsts: Vec<u32> = all.clone().map(|w| w[0]).collect();
-            assert!(all.clone().all(|w| w.len() == WINDOW && w[0] as usize % WINDOW == 0));
+            assert!(all.clone().all(|w| w.len() == WINDOW && (w[0] as usize).is_multiple_of(WINDOW)));
             assert!(text.calibration.last().unwrap()[0] < text.evaluation[0][0]);
             firsts.dedup();
             assert_eq!(firsts.len(), text.calibration.len() + text.evaluation.len());

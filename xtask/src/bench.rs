@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: measurements that need more than one process.
 
+mod compress;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -7,6 +9,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{cargo, run};
+
+pub use compress::{compress, compress_table};
 
 /// The checkpoint of `bench load`: 4.3 GB, a third BF16 (embedding and head), the rest FP8 experts of 8.7 MB.
 const SYNTH: [&str; 8] = ["--like", "moonlight", "--layers", "6", "--format", "fp8-block", "--seed", "1"];

@@ -94,12 +94,26 @@ enum Bench {
         #[arg(long, default_value_t = 7)]
         rounds: usize,
     },
+    /// Cutting a 10 GB checkpoint of Kimi-K2's dimensions against copying as many bytes to the disk; then under kills. Fails below
+    /// 60 % of the copy, above 2 GiB of memory, or if kills change a byte. Takes 30 GB of disk.
+    Compress {
+        /// How often each is run.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// How often the last compression is killed.
+        #[arg(long, default_value_t = 20)]
+        kills: usize,
+    },
+    /// What each way of making the demo model smaller costs in perplexity: a table and a chart for docs/.
+    CompressTable,
 }
 
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Test => test(),
         Task::Bench(Bench::Load { rounds }) => bench::load(rounds),
+        Task::Bench(Bench::Compress { rounds, kills }) => bench::compress(rounds, kills),
+        Task::Bench(Bench::CompressTable) => bench::compress_table(),
         Task::Bindings => {
             Toolchain::find_or_install()?;
             let check = ["check", "--package", "abruzzi", "--lib", "--features", "cuda"];
