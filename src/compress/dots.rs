@@ -90,33 +90,46 @@ impl Kernel for Task<'_> {
     }
 }
 
-/// Every row of `a` with every row of `b`, all of one length.
+/// Every row of `a` with both rows of `b`, all of one length.
 #[inline(always)]
 fn tile(a: [&[f32]; TILE[0]], b: [&[f32]; TILE[1]]) -> [[f32; TILE[1]]; TILE[0]] {
-    let whole = a[0].len() / LANES * LANES;
-    let mut sums = [[[0.0f32; LANES]; TILE[1]]; TILE[0]];
-    for at in (0..whole).step_by(LANES) {
+    // An array for each row of `b`: the compiler keeps these in registers, nested ones it does not.
+    let (mut first, mut second) = ([[0.0f32; LANES]; TILE[0]], [[0.0f32; LANES]; TILE[0]]);
+    let chunks = a[0].len() / LANES;
+    let [b0, b1] = [&b[0].as_chunks::<LANES>().0[..chunks], &b[1].as_chunks::<LANES>().0[..chunks]];
+    for at in 0..chunks {
         for r in 0..TILE[0] {
-            for c in 0..TILE[1] {
-                let (a, b) = (&a[r][at..at + LANES], &b[c][at..at + LANES]);
-                for lane in 0..LANES {
-                    sums[r][c][lane] += a[lane] * b[lane];
-                }
+            let a = &a[r].as_chunks::<LANES>().0[at];
+            for lane in 0..LANES {
+                first[r][lane] += a[lane] * b0[at][lane];
+            }
+            for lane in 0..LANES {
+                second[r][lane] += a[lane] * b1[at][lane];
             }
         }
     }
     let mut totals = [[0.0; TILE[1]]; TILE[0]];
     for r in 0..TILE[0] {
-        for c in 0..TILE[1] {
-            for sum in sums[r][c] {
-                totals[r][c] += sum;
-            }
-            for at in whole..a[r].len() {
-                totals[r][c] += a[r][at] * b[c][at];
-            }
+        totals[r] = [sum(first[r]), sum(second[r])];
+        for at in chunks * LANES..a[r].len() {
+            totals[r][0] += a[r][at] * b[0][at];
+            totals[r][1] += a[r][at] * b[1][at];
         }
     }
     totals
+}
+
+/// Adds in an order that vector units share.
+#[inline(always)]
+fn sum(mut terms: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            terms[lane] += terms[lane + width];
+        }
+        width /= 2;
+    }
+    terms[0]
 }
 
 /// 1 / |row| for every row; 0 for a row of zeros, which is thereby like no other.
