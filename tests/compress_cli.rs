@@ -97,7 +97,16 @@ fn flags_that_cannot_be_are_named() {
     compress(&["--layers", "x"], 2, "--layers has \"x\", expected a number of layers");
     compress(&["--experts", "3"], 2, "--experts is 3, expected 4 (what a token chooses) to 32");
     compress(&["--experts", "-3"], 2, "'--experts <N>'");
-    compress(&["--experts", "8", "--method", "usage"], 2, "'--method <METHOD>'");
+    compress(
+        &["--experts", "8", "--method", "usage"],
+        2,
+        "--file (-f) is not given; measuring and healing need",
+    );
+    compress(&["--experts", "8", "--method", "luck"], 2, "'--method <METHOD>'");
+    compress(&["--experts", "8", "--heal"], 2, "--file <FILE>");
+    compress(&["--experts", "8", "--steps", "50%"], 2, "cannot be used with");
+    compress(&["--steps", "50"], 2, "expected shares such as 75%,50%,25%");
+    compress(&["--steps", "50%,75%"], 2, "--steps goes from 16 to 24 experts");
     compress(&["--experts", "8", "--experts-list", "x.json"], 2, "cannot be used with");
     compress(&["--experts-list", "gone.json"], 1, "gone.json: cannot open");
     compress(&["--format", "fp32"], 2, "'--format <FORMAT>'");
@@ -129,7 +138,7 @@ fn an_interrupted_run_says_how_it_goes_on() {
     // Widths of the tiny model, but so many experts that writing them takes a moment.
     let args =
         ["synth", "-o", source.to_str().unwrap(), "--like", like.to_str().unwrap(), "--experts", "300"];
-    stdout(&[&args[..], &["--layers", "3"]].concat());
+    let made = &json_lines(&stdout(&[&args[..], &["--layers", "3", "--json"]].concat()))[0];
     let out = dir.path().join("out");
     let partial = dir.path().join("out.partial");
     let args =
@@ -143,9 +152,13 @@ fn an_interrupted_run_says_how_it_goes_on() {
     let said = text(&stopped.stderr);
     assert_eq!(stopped.status.code(), Some(130), "{said}");
     assert!(said.contains("keeps what is finished; the same command continues it"), "{said}");
-    let continued = output(&args);
+    let continued = output(&[&args[..], &["--json"]].concat());
     let said = text(&continued.stderr);
     assert_eq!(continued.status.code(), Some(0), "{said}");
     assert!(said.contains(&format!("continuing {}", partial.display())), "{said}");
     assert!(out.exists() && !partial.exists());
+    // Memory does not grow with the model: 21 MB were seen, most of it the program itself.
+    let done = &json_lines(&text(&continued.stdout))[0];
+    assert!(made["bytes"].as_u64().unwrap() > 100_000_000, "{made}");
+    assert!(done["peak_memory"].as_u64().unwrap() < 50_000_000, "{done}");
 }

@@ -85,6 +85,20 @@ fn everything_kept_is_the_same_bytes() {
         assert_eq!(config(source), config(&out));
     }
     let copied = dir.path().join("0");
+    // What a finished folder may hold beside its model does not go on to the next.
+    std::fs::write(copied.join("abruzzi.journal"), "left by a kill").unwrap();
+    std::fs::write(dir.path().join("outside"), "not the model's").unwrap();
+    std::os::unix::fs::symlink("../outside", copied.join("elsewhere.txt")).unwrap();
+    let next = dir.path().join("next");
+    let report = write(&Recipe::new(Selection::everything(open(&copied).config())), &copied, &next).unwrap();
+    assert_eq!(report.left_out.len(), 1);
+    assert!(
+        report.left_out[0].starts_with("elsewhere.txt: is a link that leads out"),
+        "{:?}",
+        report.left_out
+    );
+    assert_eq!(report.copied, ["README.md", "heldout.txt", "tiktoken.model"]);
+    std::fs::remove_file(copied.join("elsewhere.txt")).unwrap();
     for name in ["tiktoken.model", "README.md"] {
         assert_eq!(std::fs::read(demo().join(name)).unwrap(), std::fs::read(copied.join(name)).unwrap());
     }

@@ -70,9 +70,14 @@ impl Method {
                     Method::Similarity => chosen.extend(kept.into_iter().map(|e| Group::single(global(e)))),
                     Method::Merge => {
                         let usage = weights_to_merge(&kept, used, width);
+                        // An expert that was never used has nothing to add.
                         for members in cluster(rows, hidden, &usage, share) {
                             chosen.push(Group::merged(
-                                members.into_iter().map(|(e, w)| (global(e), w)).collect(),
+                                members
+                                    .into_iter()
+                                    .filter(|m| m.1 > 0.0)
+                                    .map(|(e, w)| (global(e), w))
+                                    .collect(),
                             )?);
                         }
                     }

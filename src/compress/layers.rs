@@ -26,14 +26,14 @@ impl FromStr for Layers {
             let problem = format!("has {part:?}, expected a number of layers, or a list such as 0-3,8,12-15");
             Error::argument("layers", problem)
         };
-        let number = |part: &str| part.trim().parse::<usize>().map_err(|_| bad(part));
+        let number = |digits: &str, part: &str| digits.trim().parse::<usize>().map_err(|_| bad(part));
         if !text.contains([',', '-']) {
-            return number(text).map(Layers::Count);
+            return number(text, text).map(Layers::Count);
         }
         let mut list = Vec::new();
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (number(first)?, number(last)?);
+            let (first, last) = (number(first, part)?, number(last, part)?);
             // No model has so many; a mistyped range must not fill the memory.
             if first > last || last - first >= 1 << 16 {
                 return Err(bad(part));

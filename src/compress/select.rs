@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::layers::Layers;
+use crate::checkpoint::MAX_TENSORS;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
@@ -146,6 +147,7 @@ impl Selection {
     /// # Errors
     /// [`Error::Argument`], as of [`Selection::new`].
     pub(super) fn check(&self, config: &ModelConfig) -> Result<()> {
+        check_loadable(config)?;
         let is_dense = |layer: usize| layer < config.first_k_dense;
         Layers::List(self.layers.clone()).choose(config)?;
         if let Some((layer, _)) =
@@ -169,6 +171,17 @@ impl Selection {
 fn all_of(config: &ModelConfig, layer: usize) -> Vec<Group> {
     let count = if layer < config.first_k_dense { 0 } else { config.moe.num_experts };
     (0..count).map(Group::single).collect()
+}
+
+/// Refuses a model that is none: lists of its weights would take more memory than any model's.
+fn check_loadable(config: &ModelConfig) -> Result<()> {
+    let weights = (config.num_layers - config.first_k_dense) * config.moe.num_experts * 3;
+    if weights > MAX_TENSORS {
+        let problem =
+            format!("has {weights} weights in its routed experts; at most {MAX_TENSORS} tensors are loaded");
+        return Err(Error::argument("model", problem));
+    }
+    Ok(())
 }
 
 /// Whether a layer may have so many experts, as far as its router decides.
@@ -272,6 +285,14 @@ mod tests {
             );
             assert!(all.merges_nothing());
         }
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_loaded_is_not_listed() {
+        let mut huge = kimi();
+        (huge.num_layers, huge.moe.num_experts) = (1024, 4096);
+        let all = Selection::all_experts(&huge, &Layers::Count(2));
+        refused(all, "`model` has 12570624 weights in its routed experts; at most 262144 tensors");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::provenance;
-use crate::checkpoint::write::Folder;
+use crate::checkpoint::write::{Folder, JOURNAL};
 use crate::checkpoint::{INDEX_FILE, resolve};
 use crate::error::{Error, Result};
 
@@ -32,8 +32,9 @@ impl Sidecars {
         for item in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
             let name = item.map_err(Error::io(dir, "list"))?.file_name().to_string_lossy().into_owned();
             let ending = Path::new(&name).extension().and_then(|e| e.to_str()).unwrap_or_default();
-            let made_anew = ["config.json", INDEX_FILE, provenance::FILE].contains(&name.as_str());
-            if !made_anew && !WEIGHTS.contains(&ending) {
+            // A kill in the last moment may have left the journal in a finished folder.
+            let not_its_own = ["config.json", INDEX_FILE, provenance::FILE, JOURNAL].contains(&name.as_str());
+            if !not_its_own && !WEIGHTS.contains(&ending) {
                 found.consider(dir, name);
             }
         }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::select::Selection;
+use crate::checkpoint::MAX_TENSORS;
 use crate::checkpoint::weights::{MatrixSpec, Storage, Weights, expert_spec};
 use crate::config::rewrite::{self, Rewrite};
 use crate::config::{ModelConfig, Quantization};
@@ -99,6 +100,7 @@ impl Target {
             (_, e) => e,
         };
         let mut config = json.meaning().map_err(unusable)?;
+        check_tensors(&config)?;
         let plain = self.meant_plain(source, selection, &config);
         if self.format.is_none() && !same_plain(&config, &plain) {
             // An expression that names layers by number still means the old numbers: every module is named instead.
@@ -158,6 +160,23 @@ impl Target {
         };
         before.iter().zip(&after).filter_map(plain).collect()
     }
+}
+
+/// The loader takes so many tensors and no more; an INT4 matrix is three.
+fn check_tensors(config: &ModelConfig) -> Result<()> {
+    let expert = expert_spec(config, config.num_layers - 1, 0);
+    let of_one = expert.each().into_iter().map(|m| {
+        let parts = m.tensors();
+        1 + usize::from(parts.scale.is_some()) + usize::from(parts.shape.is_some())
+    });
+    let experts = (config.num_layers - config.first_k_dense) * config.moe.num_experts;
+    let tensors = experts * of_one.sum::<usize>();
+    if tensors > MAX_TENSORS {
+        let problem =
+            format!("makes {tensors} tensors of the routed experts; at most {MAX_TENSORS} are loaded");
+        return Err(Error::argument("format", problem));
+    }
+    Ok(())
 }
 
 /// A matrix that quantisation may cover.
@@ -332,6 +351,17 @@ mod tests {
             }
         }
         assert!(matches!(Target::new(Format::F32, false), Err(Error::Argument { name: "format", .. })));
+    }
+
+    #[test]
+    fn more_tensors_than_are_loaded_are_refused() {
+        let mut json: Value = serde_json::from_str(KIMI_K2).unwrap();
+        json["num_hidden_layers"] = 200.into();
+        json["quantization_config"] = Value::Null;
+        let (json, source) = parse(&json.to_string());
+        let int4 = Target::new(Format::Int4Group32, false).unwrap();
+        let said = int4.config(json, &source, &Selection::everything(&source)).unwrap_err().to_string();
+        assert!(said.starts_with("`format` makes 687744 tensors of the routed experts"), "{said}");
     }
 
     #[test]

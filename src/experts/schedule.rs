@@ -178,14 +178,16 @@ struct Plan<'a> {
     misses: &'a [Miss],
     rates: &'a Rates,
     busy: Busy,
-    /// Misses in the order in which either side takes them: as they come into host memory.
+    /// Misses in the order in which either side takes them: as they come into host memory, those that come together by size.
+    /// So those that are alike follow each other, and which of them go where makes no difference.
     order: Vec<usize>,
 }
 
 impl<'a> Plan<'a> {
     fn new(misses: &'a [Miss], rates: &'a Rates, busy: Busy) -> Plan<'a> {
         let mut order: Vec<usize> = (0..misses.len()).collect();
-        order.sort_by(|&a, &b| misses[a].host_in.total_cmp(&misses[b].host_in));
+        let size = |i: usize| (misses[i].bytes, misses[i].rows);
+        order.sort_by(|&a, &b| misses[a].host_in.total_cmp(&misses[b].host_in).then(size(a).cmp(&size(b))));
         Plan { misses, rates, busy, order }
     }
 

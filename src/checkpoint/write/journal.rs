@@ -17,7 +17,7 @@ use super::layout::Layout;
 use crate::error::{Error, Result};
 
 /// Its name in the partial folder.
-pub(super) const JOURNAL: &str = "abruzzi.journal";
+pub(crate) const JOURNAL: &str = "abruzzi.journal";
 
 /// Bytes of a journal at most: several times what the most tensors that are loaded need.
 const MAX_JOURNAL: u64 = 256 << 20;

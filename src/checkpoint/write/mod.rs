@@ -34,7 +34,8 @@ pub(crate) use sink::Sink;
 
 use super::{Dtype, INDEX_FILE, LoadOptions, open_regular};
 use crate::error::{Error, Result};
-use journal::{JOURNAL, Journal};
+pub(crate) use journal::JOURNAL;
+use journal::Journal;
 use layout::Layout;
 use sync::Pace;
 

@@ -16,7 +16,8 @@ fn miss(expert: u32, rows: u32) -> Miss {
 /// the CPU's work rather than by the closed form.
 fn walk(misses: &[Miss], rates: &Rates, busy: Busy, on_cpu: u32) -> f64 {
     let mut order: Vec<usize> = (0..misses.len()).collect();
-    order.sort_by(|&a, &b| misses[a].host_in.partial_cmp(&misses[b].host_in).unwrap());
+    let place = |i: usize| (misses[i].host_in, misses[i].bytes, misses[i].rows);
+    order.sort_by(|&a, &b| place(a).partial_cmp(&place(b)).unwrap());
     let cpu = |i: usize| on_cpu >> i & 1 == 1;
     let mut arrivals = Vec::new();
     let mut link = busy.link_free_in;
