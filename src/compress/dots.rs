@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::device::cpu::simd::{Isa, Kernel};
 
 /// Rows of `a` in a task; `b` is read once for all of them.
-const TASK_ROWS: usize = 32;
+const TASK_ROWS: usize = 64;
 
 /// Columns at a time: a task's rows of them stay in the second-level cache, a tile's in the first.
 const WIDTH: usize = 512;
@@ -19,7 +19,7 @@ const TILE: [usize; 2] = [4, 2];
 const LANES: usize = 16;
 
 /// Calls `combine(i, j, a[i] · b[j], &mut out[i, j])` for every pair, each once. `a` is [n, cols], `b` [m, cols], `out`
-/// [n, m]. Takes memory for 32 rows of `out` a thread.
+/// [n, m]. Takes memory for 64 rows of `out` a thread.
 ///
 /// # Panics
 /// If the slices do not have those sizes.
