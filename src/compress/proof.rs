@@ -45,7 +45,9 @@ pub(super) fn finite_logits(dir: &Path, seed: u64, options: &LoadOptions) -> Res
             prompts.push(tokenizer.encode(text)?);
         }
     }
-    let walk = Walk::new(checkpoint, &WalkOptions { load, ..WalkOptions::default() })?;
+    // Prompts are short: an expert is read once a layer, and need not stay.
+    let walk =
+        Walk::new(checkpoint, &WalkOptions { load, host_budget: Some(64 << 20), ..WalkOptions::default() })?;
     let mut stream = walk.embed(&prompts)?;
     for layer in 0..walk.config().num_layers {
         walk.step(layer, &mut stream, |_| Ok(()))?;
