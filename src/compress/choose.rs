@@ -131,3 +131,31 @@ fn weights_to_merge(kept: &[usize], used: Option<&[ExpertUse]>, width: usize) ->
     kept.iter().for_each(|&e| weights[e] = weights[e].max(others.next_up()));
     weights
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(losses: &[f64], masses: &[f64]) -> Vec<ExpertUse> {
+        let pairs = losses.iter().zip(masses);
+        pairs.map(|(&loss, &mass)| ExpertUse { loss, mass, ..ExpertUse::default() }).collect()
+    }
+
+    #[test]
+    fn the_most_missed_stay_and_the_lower_number_decides() {
+        let used = used(&[1.0, 5.0, 3.0, 5.0, 0.0, 3.0], &[0.0; 6]);
+        assert_eq!(most_missed(&used, 2), [1, 3]);
+        assert_eq!(most_missed(&used, 3), [1, 3, 2]);
+        assert_eq!(most_missed(&used, 6), [1, 3, 2, 5, 0, 4]);
+    }
+
+    #[test]
+    fn those_that_stay_weigh_more_than_the_others() {
+        let used = used(&[0.0; 4], &[9.0, 1.0, 4.0, 0.0]);
+        let weights = weights_to_merge(&[1, 3], Some(&used), 4);
+        assert_eq!((weights[0], weights[2]), (9.0, 4.0));
+        assert!(weights[1] > 9.0 && weights[3] > 9.0 && weights[1] < 9.001);
+        let alike = weights_to_merge(&[2], None, 3);
+        assert!(alike[2] > 1.0 && alike[..2] == [1.0, 1.0]);
+    }
+}

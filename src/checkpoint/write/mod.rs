@@ -7,7 +7,7 @@
 //! ```text
 //! let mut folder = Folder::begin(out, identity, needed)?;      OUT.partial, new or continued
 //! let written = folder.shards(&units, &producer, shard_bytes, &options)?;
-//! folder.file("config.json", &bytes)?;
+//! folder.json("config.json", &value)?;
 //! folder.finish()?;                                            OUT
 //! ```
 //!
@@ -157,15 +157,6 @@ impl Folder {
         self.create(INDEX_FILE, |file| pretty(file, &layout.index()))?;
         let hash = hash::of_all(units, &hashes);
         Ok(Written { shards: layout.shards.len(), tensors: layout.tensors, bytes: layout.bytes, hash })
-    }
-
-    /// Writes a small file.
-    ///
-    /// # Errors
-    /// [`Error::Io`], also if `name` is not a plain file name.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for commands that write more than tensors and JSON"))]
-    pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.create(name, |file| file.write_all(bytes))
     }
 
     /// Writes a value as indented JSON and a line's end.

@@ -97,7 +97,7 @@ fn begin(out: &Path) -> Result<Folder> {
 fn write(out: &Path, producer: &dyn Produce, units: &[Unit], threads: usize) -> Result<Written> {
     let mut folder = begin(out)?;
     let written = folder.shards(units, producer, SHARD_BYTES, &options(threads))?;
-    folder.file("config.json", b"{}")?;
+    folder.json("config.json", &serde_json::json!({}))?;
     folder.finish()?;
     Ok(written)
 }

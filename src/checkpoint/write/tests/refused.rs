@@ -59,7 +59,7 @@ fn names_that_are_none() {
     let folder = begin(&dir.path().join("out/")).unwrap();
     assert!(dir.path().join("out.partial").is_dir());
     for name in ["", ".", "..", "a/b", "/etc/x", "a/", JOURNAL] {
-        let (kind, text) = kind(folder.file(name, b"x").unwrap_err());
+        let (kind, text) = kind(folder.json(name, &"x").unwrap_err());
         assert_eq!(kind, ErrorKind::InvalidInput, "{name}: {text}");
     }
     let (found, _) = kind(folder.copy_file("x", &dir.path().join("absent")).unwrap_err());
@@ -69,7 +69,7 @@ fn names_that_are_none() {
     let victim = dir.path().join("victim");
     fs::write(&victim, "kept").unwrap();
     std::os::unix::fs::symlink(&victim, dir.path().join("out.partial/x")).unwrap();
-    assert!(folder.file("x", b"overwritten").is_err());
+    assert!(folder.json("x", &"overwritten").is_err());
     assert_eq!(fs::read(&victim).unwrap(), b"kept");
     folder.abandon().unwrap();
     assert!(!out.exists() && !dir.path().join("out.partial").exists());

@@ -50,7 +50,7 @@ fn a_cancelled_run_is_continued_where_it_was() {
             least.fetch_min(p.bytes_done as usize, Ordering::Relaxed);
         }));
         let written = folder.shards(&units, &rest, SHARD_BYTES, &options).unwrap();
-        folder.file("config.json", b"{}").unwrap();
+        folder.json("config.json", &serde_json::json!({})).unwrap();
         folder.finish().unwrap();
         assert_eq!(rest.made(), units.len() - finished);
         assert_eq!(written, expected);

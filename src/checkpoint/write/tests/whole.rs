@@ -18,7 +18,7 @@ fn every_tensor_is_where_the_index_says_with_its_bytes() {
     let files = files(&out);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     assert_eq!(files.len(), written.shards + 2, "{:?}", files.keys());
-    assert_eq!(files["config.json"], b"{}");
+    assert_eq!(files["config.json"], b"{}\n");
 
     let index = parse_index(&files[INDEX_FILE][..]).unwrap();
     assert!(written.shards > 4);
@@ -135,13 +135,13 @@ fn small_files_come_along() {
     let bytes = vec![3u8; 3 << 20];
     std::fs::write(&source, &bytes).unwrap();
     let mut folder = begin(&dir.path().join("out")).unwrap();
-    folder.file("x", b"longer than what follows").unwrap();
-    folder.file("x", b"short").unwrap();
+    folder.json("x", &"longer than what follows").unwrap();
+    folder.json("x", &"short").unwrap();
     folder.json("y.json", &serde_json::json!({"a": [1]})).unwrap();
     folder.copy_file("tiktoken.model", &source).unwrap();
     let files = files(folder.finish().unwrap());
     assert_eq!(files.keys().collect::<Vec<_>>(), ["tiktoken.model", "x", "y.json"]);
-    assert_eq!(files["x"], b"short");
+    assert_eq!(files["x"], b"\"short\"\n");
     assert_eq!(files["y.json"], b"{\n  \"a\": [\n    1\n  ]\n}\n");
     assert!(files["tiktoken.model"] == bytes);
     folder.abandon().unwrap();
