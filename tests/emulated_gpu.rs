@@ -72,3 +72,21 @@ fn a_gpu_that_is_not_there_is_an_error_that_says_what_to_do() {
     assert!(out.stdout.is_empty());
     assert!(stderr.contains("GPU 7 is not supported: this machine has 1, numbered from 0"), "{stderr}");
 }
+
+#[test]
+fn a_text_scores_on_the_gpu_as_on_the_cpu() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let (model, text) = (format!("{root}/models/demo"), format!("{root}/models/demo/heldout.txt"));
+    let nats = |device: &str, emulate: bool| {
+        let arguments = ["eval", "-m", &model, "-f", &text, "--window", "16", "--windows", "2", "--json"];
+        let out = abruzzi(&[&arguments[..], &["--device", device]].concat(), emulate);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let done = String::from_utf8_lossy(&out.stdout).lines().last().unwrap().to_owned();
+        let done: serde_json::Value = serde_json::from_str(&done).unwrap();
+        assert_eq!(done["tokens"], 32, "{done}");
+        done["nll"]["mean"].as_f64().unwrap()
+    };
+    let (gpu, cpu) = (nats("cuda", true), nats("cpu", false));
+    assert!((gpu - cpu).abs() < 0.02, "{gpu} nats a token on the GPU, {cpu} on the CPU");
+    assert!(gpu != cpu, "the GPU computes in bf16");
+}

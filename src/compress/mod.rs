@@ -34,6 +34,7 @@ pub use count::{Estimate, Fate, Share};
 pub use heal::{Healing, LayerHealing};
 pub use layers::Layers;
 pub use lists::ExpertLists;
+pub use proof::{Proof, Trial};
 pub use recipe::{CompressReport, Recipe};
 pub use select::{Group, Selection};
 pub use stages::{Compressed, Compression, Step, Tell};

@@ -1,10 +1,12 @@
 //! A model that was just written, tried: its logits on prompts are finite.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
+use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, LoadOptions};
 use crate::error::Result;
@@ -17,15 +19,41 @@ const RANDOM: (usize, usize) = (4, 8);
 const TEXTS: [&str; 3] =
     ["In the beginning", "The capital of France is", "fn main() {\n    println!(\"Hello\");\n}\n"];
 
-/// What was tried.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Trial {
+/// What was proven of a model that was written, before it got its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Proof {
+    /// Tensors that were read back: those of the configuration and no others, of the right shapes and types; every value is
+    /// finite.
+    pub verified_tensors: usize,
+    /// Their bytes, which are those that were planned.
+    pub verified_bytes: u64,
+    /// What it was run on.
+    pub finite_logits: Trial,
+}
+
+/// Prompts that a model was run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Trial {
     /// Prompts of random tokens.
-    pub random: usize,
-    /// Prompts of text.
+    pub random_prompts: usize,
+    /// Prompts of text; none if the model has no tokenizer.
     pub texts: usize,
     /// Tokens of all prompts; each has a row of logits, and every one of these is finite.
     pub tokens: usize,
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Trial { random_prompts, texts, tokens } = self.finite_logits;
+        write!(
+            f,
+            "{} tensors of {} bytes read back, none missing, all values finite, sizes as planned; logits finite on \
+             {random_prompts} random and {texts} real prompts ({tokens} tokens)",
+            self.verified_tensors, self.verified_bytes
+        )
+    }
 }
 
 /// Runs a checkpoint on prompts, one layer in memory at a time.
@@ -53,5 +81,5 @@ pub(super) fn finite_logits(dir: &Path, seed: u64, options: &LoadOptions) -> Res
         walk.step(layer, &mut stream, |_| Ok(()))?;
     }
     walk.losses(&stream)?;
-    Ok(Trial { random: count, texts: prompts.len() - count, tokens: stream.tokens() })
+    Ok(Trial { random_prompts: count, texts: prompts.len() - count, tokens: stream.tokens() })
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::lists;
-use super::proof::Trial;
+use super::proof::Proof;
 use super::recipe::Recipe;
 use crate::checkpoint::write::Written;
 use crate::checkpoint::{Checkpoint, Inventory};
@@ -30,16 +30,6 @@ pub(super) fn layers_of(dir: &Path) -> Result<Vec<usize>> {
         folder: dir.to_owned(),
         problem: format!("does not say in {FILE} which layers it was made of"),
     })
-}
-
-/// What was proven of the written files.
-pub(super) struct Proof {
-    /// Tensors that were read back; every value of them is finite.
-    pub tensors: usize,
-    /// Their bytes, which are those that were planned.
-    pub bytes: u64,
-    /// The prompts it was tried on.
-    pub trial: Trial,
 }
 
 /// What a model was made of and how.
@@ -83,17 +73,7 @@ impl Origin<'_> {
                 "parameters": counted.total.parameters,
                 "active_parameters": counted.active.parameters,
             },
-            "proof": {
-                "verified_tensors": proof.tensors,
-                "verified_bytes": proof.bytes,
-                "faults": 0,
-                "sizes_as_planned": true,
-                "finite_logits": {
-                    "random_prompts": proof.trial.random,
-                    "texts": proof.trial.texts,
-                    "tokens": proof.trial.tokens,
-                },
-            },
+            "proof": proof,
         })
     }
 }

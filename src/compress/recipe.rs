@@ -14,8 +14,8 @@ use super::lists;
 use super::merging::Merging;
 use super::plan::Plan;
 use super::produce::{Counts, Producer};
-use super::proof::finite_logits;
-use super::provenance::{self, Proof};
+use super::proof::{Proof, finite_logits};
+use super::provenance;
 use super::select::Selection;
 use super::sidecar::Sidecars;
 use super::target::Target;
@@ -75,6 +75,8 @@ pub struct CompressReport {
     pub fresh_scales: u64,
     /// Tensors of the source that no part of the model uses and that were left behind, by kind.
     pub left_behind: BTreeMap<&'static str, usize>,
+    /// What was proven of it.
+    pub proof: Proof,
     /// Files copied from the source: tokenizer, templates, licence.
     pub copied: Vec<String>,
     /// Files of the source that were not, with the reason.
@@ -196,6 +198,7 @@ impl Recipe {
             kept_scales: counts.kept_scales,
             fresh_scales: counts.fresh_scales,
             left_behind: source.skipped().0.clone(),
+            proof,
             copied: sidecars.names(),
             left_out: sidecars.left_out().to_vec(),
             seconds: begun.elapsed().as_secs_f64(),
@@ -216,8 +219,11 @@ impl Recipe {
             );
             return Err(Error::Defect { what });
         }
-        let trial = finite_logits(folder.path(), seed, options)?;
-        Ok(Proof { tensors: report.tensors, bytes: report.bytes, trial })
+        Ok(Proof {
+            verified_tensors: report.tensors,
+            verified_bytes: report.bytes,
+            finite_logits: finite_logits(folder.path(), seed, options)?,
+        })
     }
 
     /// A hash of all that decides the bytes.

@@ -221,8 +221,9 @@ impl Job {
                 eprintln!("{} {what}", thousands(count));
             }
         }
+        eprintln!("proof: {}", report.proof);
         eprintln!(
-            "{}: {} tensors in {} shards, {}, verified, {:.2} GB/s",
+            "{}: {} tensors in {} shards, {}, {:.2} GB/s",
             out.display(),
             thousands(report.tensors as u64),
             report.shards,
