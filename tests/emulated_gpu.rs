@@ -20,6 +20,10 @@ fn doctor_sees_the_emulated_gpu_and_says_that_it_is_one() {
         assert!(stderr.contains("emulated GPU") && stderr.contains("modelled"), "{stderr}");
         let value: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
         let gpu = &value["gpus"][0];
+        // "cuda-emulator" in hexadecimal; a slice is chosen by another prefix than a whole GPU.
+        let prefix = if profile.contains("mig") { "MIG" } else { "GPU" };
+        let id = gpu["id"].as_str().unwrap();
+        assert!(id.starts_with(&format!("{prefix}-63756461-2d65-6d75-6c61-746f7200")), "{id}");
         assert_eq!(gpu["capability"], serde_json::json!([9, 0]));
         assert_eq!(gpu["multiprocessors"], multiprocessors, "{value}");
         assert!(memory.contains(&gpu["memory"].as_u64().unwrap()), "{value}");

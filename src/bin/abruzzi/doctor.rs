@@ -66,14 +66,16 @@ fn gpus() -> anyhow::Result<Vec<Described>> {
         let (major, minor) = g.capability;
         Described {
             text: format!(
-                "{}, sm_{major}{minor}, {} multiprocessors, {} of {} free",
+                "{} ({}), sm_{major}{minor}, {} multiprocessors, {} of {} free",
                 g.name,
+                g.id,
                 g.multiprocessors,
                 bytes(g.memory_free),
                 bytes(g.memory)
             ),
             json: json!({
                 "name": g.name,
+                "id": g.id,
                 "capability": [major, minor],
                 "multiprocessors": g.multiprocessors,
                 "memory": g.memory,

@@ -48,6 +48,8 @@ use crate::error::{Error, Result};
 pub struct GpuDescription {
     /// Product name.
     pub name: String,
+    /// What `CUDA_VISIBLE_DEVICES` takes to choose it: `GPU-` or, for a MIG slice, `MIG-` and its UUID.
+    pub id: String,
     /// Compute capability, major and minor.
     pub capability: (i32, i32),
     /// Bytes of memory.
@@ -75,13 +77,24 @@ fn describe(ordinal: usize) -> Result<GpuDescription> {
     let device = CudaContext::new(ordinal).map_err(failed("cuDevicePrimaryCtxRetain"))?;
     let (free, total) = device.mem_get_info().map_err(failed("cuMemGetInfo"))?;
     let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    let name = device.name().map_err(failed("cuDeviceGetName"))?;
+    let uuid = device.uuid().map_err(failed("cuDeviceGetUuid"))?;
     Ok(GpuDescription {
-        name: device.name().map_err(failed("cuDeviceGetName"))?,
+        id: identifier(&name, uuid.bytes.map(|byte| byte as u8)),
+        name,
         capability: device.compute_capability().map_err(failed("cuDeviceGetAttribute"))?,
         memory: total as u64,
         memory_free: free as u64,
         multiprocessors: device.attribute(count).map_err(failed("cuDeviceGetAttribute"))?,
     })
+}
+
+/// A UUID as the driver's tools write it. A slice is told by its name: "NVIDIA H100 80GB HBM3 MIG 1g.10gb".
+fn identifier(name: &str, uuid: [u8; 16]) -> String {
+    let kind = if name.contains(" MIG ") { "MIG" } else { "GPU" };
+    let hex =
+        |range: std::ops::Range<usize>| uuid[range].iter().map(|b| format!("{b:02x}")).collect::<String>();
+    format!("{kind}-{}-{}-{}-{}-{}", hex(0..4), hex(4..6), hex(6..8), hex(8..10), hex(10..16))
 }
 
 fn failed(call: &'static str) -> impl FnOnce(DriverError) -> Error {
