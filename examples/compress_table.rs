@@ -11,7 +11,7 @@ use abruzzi::checkpoint::Inventory;
 use abruzzi::compress::calibrate::{Calibration, calibrate};
 use abruzzi::compress::distill::distill;
 use abruzzi::compress::report::{self, Row};
-use abruzzi::compress::{Layers, Method, Recipe, Selection, Text};
+use abruzzi::compress::{Compression, Layers, Method, Recipe, Selection, Target, Tell, Text};
 use abruzzi::evaluate::{Evaluation, Options, Windows};
 use abruzzi::model::walk::{Walk, WalkOptions};
 use abruzzi::{Checkpoint, DeviceChoice, Engine, LoadOptions, ModelConfig, Result, Tokenizer};
@@ -54,7 +54,7 @@ impl Table<'_> {
     fn fill(&mut self) -> Result<(), Box<dyn std::error::Error>> {
         let config = self.source.config().clone();
         let experts = |share: f64| (config.moe.num_experts as f64 * share).round() as usize;
-        let measured = self.measure(self.model)?;
+        let measured = calibrate(&self.source, self.text.calibration(), &mut |_| {})?;
         let all = Layers::Count(config.num_layers);
         let fewer = without_least(&measured, config.first_k_dense);
         let methods =
@@ -68,27 +68,27 @@ impl Table<'_> {
                 self.with_and_without_healing(self.model, &selection, selection.layers(), name, what)?;
             }
         }
-        let every: Vec<usize> = (0..config.num_layers).collect();
-        for healed in [false, true] {
-            let mut from = self.model.to_owned();
-            for (i, share) in STAGES.into_iter().enumerate() {
-                let measured = if i == 0 { measured.clone() } else { self.measure(&from)? };
-                let source = Checkpoint::open(&from)?;
-                let selection = Method::Usage.select(&source, &all, experts(share), Some(&measured))?;
-                let to = self.out.join(format!("stage-{i}"));
-                let recipe = Recipe::new(selection.clone());
-                recipe.write(&source, &to, &LoadOptions::default())?;
-                if healed {
-                    self.heal(&recipe, &source, &to, &selection, &every)?;
-                }
-                if from != self.model {
-                    std::fs::remove_dir_all(&from)?;
-                }
-                from = to;
-                let series = if healed { "gradual, healed" } else { "gradual" };
-                self.evaluate(series, &format!("{:.0} %", 100.0 * share), &from)?;
+        for heal in [false, true] {
+            let out = self.out.join("gradual");
+            let compression = Compression {
+                layers: None,
+                experts: STAGES.map(experts).to_vec(),
+                method: Method::Usage,
+                lists: None,
+                target: Target::AS_IS,
+                allow_saturation: 0.0,
+                text: Some(self.text.clone()),
+                heal,
+            };
+            let tell: Tell = Arc::new(|_, _| {});
+            let made = compression.run(self.model, &out, &LoadOptions::default(), &tell)?;
+            for (mut row, share) in made.rows.into_iter().skip(1).zip(STAGES) {
+                row.series = if heal { "gradual, healed" } else { "gradual" }.to_owned();
+                row.name = format!("{:.0} %", 100.0 * share);
+                self.add(row);
             }
-            std::fs::remove_dir_all(&from)?;
+            std::fs::remove_dir_all(&out)?;
+            std::fs::remove_dir_all(self.out.join("gradual.stages"))?;
         }
         Ok(())
     }
@@ -125,10 +125,6 @@ impl Table<'_> {
         Ok(())
     }
 
-    fn measure(&self, model: &Path) -> Result<Calibration> {
-        calibrate(&walk(model)?, self.text.calibration(), &mut |_| {})
-    }
-
     fn evaluate(&mut self, series: &str, name: &str, model: &Path) -> Result<()> {
         let engine = |dir: &Path| Engine::builder(dir).device(DeviceChoice::Cpu).load();
         let (engine, reference) = (engine(model)?, engine(self.model)?);
@@ -136,10 +132,13 @@ impl Table<'_> {
         options.window = self.text.window();
         let windows = Windows::new(self.text.evaluation().concat(), &options)?;
         let summary = Evaluation::new(&engine, Some(&reference), windows, &options)?.run()?;
-        let row = Row::new(series, name, Inventory::of(engine.config()).total, summary);
-        eprintln!("{series}, {name}: perplexity {:.2}", row.perplexity);
-        self.rows.push(row);
+        self.add(Row::new(series, name, Inventory::of(engine.config()).total, summary));
         Ok(())
+    }
+
+    fn add(&mut self, row: Row) {
+        eprintln!("{}, {}: perplexity {:.2}", row.series, row.name, row.perplexity);
+        self.rows.push(row);
     }
 }
 

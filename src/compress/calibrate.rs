@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::select::Selection;
 use crate::config::MoeConfig;
 use crate::error::Result;
 use crate::model::walk::{Walk, WalkLayer, Windows, add, combine, route};
@@ -66,6 +67,28 @@ pub fn calibrate(walk: &Walk, windows: &[Vec<u32>], progress: &mut dyn FnMut(usi
     let losses = walk.losses(&windows)?;
     let nats = losses.iter().map(|loss| loss.nats).sum::<f64>() / losses.len().max(1) as f64;
     Ok(Calibration { tokens: windows.tokens(), nats, layers })
+}
+
+/// Mean −ln p of a token, in nats, if a model kept only what is selected: its other layers are passed by, its other experts never
+/// chosen. For selections that merge nothing, this is what the model that is made by them would have.
+///
+/// # Errors
+/// As [`calibrate`].
+pub fn foretold(walk: &Walk, selection: &Selection, windows: &[Vec<u32>]) -> Result<f64> {
+    let mut stream = walk.embed(windows)?;
+    for (new, &at) in selection.layers().iter().enumerate() {
+        let layer = walk.layer(at)?;
+        let x = walk.attend(&layer, &mut stream)?;
+        walk.dense(&layer, &x, &mut stream)?;
+        let Some(bias) = layer.router_bias() else { continue };
+        let mut masked = vec![f32::NEG_INFINITY; bias.len()];
+        for group in selection.experts(new) {
+            masked[group.head()] = bias[group.head()];
+        }
+        walk.mix_by(&layer, &masked, &x, &mut stream, |_| Ok(()))?;
+    }
+    let losses = walk.losses(&stream)?;
+    Ok(losses.iter().map(|loss| loss.nats).sum::<f64>() / losses.len().max(1) as f64)
 }
 
 /// Measures a layer's experts and adds them to the stream.

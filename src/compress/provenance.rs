@@ -18,17 +18,28 @@ use crate::quant::Format;
 /// The file's name.
 pub(super) const FILE: &str = "abruzzi-provenance.json";
 
-/// The layers of its source that a model was made of.
+/// The layers of its source that a model was made of and the experts of each, of merged ones the heaviest.
 ///
 /// # Errors
 /// [`Error::Io`] if it has no provenance; [`Error::Unfinished`] if that does not say.
-pub(super) fn layers_of(dir: &Path) -> Result<Vec<usize>> {
+pub(super) fn selected(dir: &Path) -> Result<Vec<(usize, Vec<usize>)>> {
     let file = dir.join(FILE);
     let bytes = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
     let origin: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    serde_json::from_value(origin["selection"]["layers"].clone()).map_err(|_| Error::Unfinished {
+    let found = || -> Option<Vec<(usize, Vec<usize>)>> {
+        let layers = origin["selection"]["layers"].as_array()?;
+        let number = |value: &Value| value.as_u64().map(|n| n as usize);
+        // A number, or for merged experts a list of experts and weights.
+        let head = |item: &Value| number(item).or_else(|| number(&item[0][0]));
+        let experts = |layer: usize| match origin["selection"]["experts"].get(layer.to_string()) {
+            Some(list) => list.as_array()?.iter().map(head).collect(),
+            None => Some(Vec::new()),
+        };
+        layers.iter().map(|layer| number(layer).and_then(|l| Some((l, experts(l)?)))).collect()
+    };
+    found().ok_or_else(|| Error::Unfinished {
         folder: dir.to_owned(),
-        problem: format!("does not say in {FILE} which layers it was made of"),
+        problem: format!("does not say in {FILE} what it was made of"),
     })
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::calibrate::{Calibration, calibrate};
+use super::calibrate::{Calibration, LayerUse, calibrate, foretold};
 use super::choose::Method;
 use super::distill::{Distilled, distill};
 use super::layers::Layers;
@@ -133,24 +133,54 @@ struct From {
     checkpoint: Arc<Checkpoint>,
     /// Its layers, by their numbers in the original.
     layers: Vec<usize>,
+    /// Their experts, by their numbers in the original; of merged ones the heaviest. None in dense layers.
+    experts: Vec<Vec<usize>>,
 }
 
 impl From {
-    /// A stage that an earlier run has finished, after one that began `before`.
-    fn finished(dir: &Path, before: &From) -> Result<From> {
-        let layers = provenance::layers_of(dir)?;
-        let of_original = layers.iter().filter_map(|&layer| before.layers.get(layer).copied());
-        Ok(From { checkpoint: Arc::new(Checkpoint::open(dir)?), layers: of_original.collect() })
+    fn original(checkpoint: &Arc<Checkpoint>) -> From {
+        let config = checkpoint.config();
+        let experts = |layer| if layer < config.first_k_dense { 0 } else { config.moe.num_experts };
+        From {
+            checkpoint: checkpoint.clone(),
+            layers: (0..config.num_layers).collect(),
+            experts: (0..config.num_layers).map(|layer| (0..experts(layer)).collect()).collect(),
+        }
+    }
+
+    /// What a stage from here has written.
+    fn next(&self, dir: &Path) -> Result<From> {
+        let selected = provenance::selected(dir)?;
+        let not_of_here = || Error::Unfinished {
+            folder: dir.to_owned(),
+            problem: "was not made of the stage before it".to_owned(),
+        };
+        let mut next =
+            From { checkpoint: Arc::new(Checkpoint::open(dir)?), layers: Vec::new(), experts: Vec::new() };
+        for (layer, heads) in selected {
+            let known = self.experts.get(layer).ok_or_else(not_of_here)?;
+            let original = |head: usize| known.get(head).copied().ok_or_else(not_of_here);
+            next.layers.push(self.layers[layer]);
+            next.experts.push(heads.into_iter().map(original).collect::<Result<_>>()?);
+        }
+        Ok(next)
+    }
+
+    /// What the original's measurements say of what is left.
+    fn of_original(&self, measured: &Calibration) -> Calibration {
+        let layers = self.layers.iter().zip(&self.experts).map(|(&layer, experts)| {
+            let measured = &measured.layers[layer];
+            let experts = experts.iter().map(|&expert| measured.experts[expert]).collect();
+            LayerUse { influence: measured.influence, experts }
+        });
+        Calibration { layers: layers.collect(), ..measured.clone() }
     }
 }
 
 impl Stages<'_> {
     fn run(&self) -> Result<Compressed> {
         let total = self.what.experts.len().max(1);
-        let mut from = From {
-            checkpoint: self.original.clone(),
-            layers: (0..self.original.config().num_layers).collect(),
-        };
+        let mut from = From::original(self.original);
         let mut rows = Vec::new();
         if self.what.text.is_some() {
             rows.push(self.row(0, "source", self.original.dir())?);
@@ -162,13 +192,13 @@ impl Stages<'_> {
             let last = stage + 1 == total;
             let to = if last { self.out.to_owned() } else { self.folder().join(format!("{}", stage + 1)) };
             if !last && to.exists() {
-                from = From::finished(&to, &from)?;
+                from = from.next(&to)?;
                 if self.what.text.is_some() {
                     rows.push(self.row(stage, SERIES, &to)?);
                 }
                 continue;
             }
-            let (report, healed, layers) = self.stage(stage, &from, &to)?;
+            let (report, healed) = self.stage(stage, &from, &to)?;
             if self.what.text.is_some() {
                 let series = if total > 1 { SERIES } else { "one stage" };
                 rows.push(self.row(stage, series, &to)?);
@@ -182,18 +212,13 @@ impl Stages<'_> {
                 }
                 return Ok(Compressed { report, rows, healed });
             }
-            from = From { checkpoint: Arc::new(Checkpoint::open(&to)?), layers };
+            from = from.next(&to)?;
         }
         Err(Error::Defect { what: "a compression had no last stage".to_owned() })
     }
 
-    /// One stage, from a model to the next smaller; returns the layers it kept too.
-    fn stage(
-        &self,
-        stage: usize,
-        from: &From,
-        to: &Path,
-    ) -> Result<(CompressReport, Option<Distilled>, Vec<usize>)> {
+    /// One stage, from a model to the next smaller.
+    fn stage(&self, stage: usize, from: &From, to: &Path) -> Result<(CompressReport, Option<Distilled>)> {
         let measured = match &self.what.text {
             Some(text) if self.what.measures() => Some(self.measure(stage, from, text)?),
             _ => None,
@@ -204,7 +229,7 @@ impl Stages<'_> {
         let recipe = Recipe::new(selection.clone()).allow_saturation(self.what.allow_saturation);
         let recipe = if last { recipe.target(self.what.target) } else { recipe };
         let Some(text) = self.what.text.as_ref().filter(|_| self.what.heal) else {
-            return Ok((self.write(stage, &recipe, from, to)?, None, layers));
+            return Ok((self.write(stage, &recipe, from, to)?, None));
         };
         let unhealed = self.folder().join(format!("{}.unhealed", stage + 1));
         if !unhealed.exists() {
@@ -220,7 +245,7 @@ impl Stages<'_> {
         let recipe = recipe.healing(healed.healing(&selection)?);
         let report = self.write(stage, &recipe, from, to)?;
         fs::remove_dir_all(&unhealed).map_err(Error::io(&unhealed, "remove"))?;
-        Ok((report, Some(healed), layers))
+        Ok((report, Some(healed)))
     }
 
     /// Measures the stage's source, or finds that an earlier run has.
@@ -246,9 +271,38 @@ impl Stages<'_> {
         let layers = self.layers(stage, config, measured)?;
         match (&self.what.lists, self.what.experts.get(stage)) {
             (Some(lists), _) => Selection::new(config, &layers, |layer| lists.of_layer(layer)),
-            (None, Some(&experts)) => self.what.method.select(&from.checkpoint, &layers, experts, measured),
+            (None, Some(&experts)) => match (measured, &self.what.text) {
+                (Some(measured), Some(text)) if stage > 0 && self.what.method == Method::Usage => {
+                    self.select_used(stage, from, &layers, experts, measured, text)
+                }
+                _ => self.what.method.select(&from.checkpoint, &layers, experts, measured),
+            },
             (None, None) => Selection::all_experts(config, &layers),
         }
+    }
+
+    /// Of the experts that this stage's measurements miss most and those that the original's do, the ones with which the stage's
+    /// source foretells the text better: measuring anew must not make a stage worse than not measuring.
+    fn select_used(
+        &self,
+        stage: usize,
+        from: &From,
+        layers: &Layers,
+        experts: usize,
+        measured: &Calibration,
+        text: &Text,
+    ) -> Result<Selection> {
+        let choose = |measured| Method::Usage.select(&from.checkpoint, layers, experts, Some(measured));
+        let first = self.measure(0, &From::original(self.original), text)?;
+        let (anew, as_first) = (choose(measured)?, choose(&from.of_original(&first))?);
+        if anew == as_first {
+            return Ok(anew);
+        }
+        let walk = self.walk(&from.checkpoint)?;
+        let of = from.checkpoint.config().num_layers;
+        (self.tell)(stage, Step::Measure(0, of));
+        let nats = |selection| foretold(&walk, selection, text.calibration());
+        Ok(if nats(&anew)? <= nats(&as_first)? { anew } else { as_first })
     }
 
     /// Layers that a stage keeps, by the numbers of its source: a list at once, a count step by step.

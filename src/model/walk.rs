@@ -310,9 +310,30 @@ impl Walk {
         layer: &WalkLayer,
         x: &[f32],
         windows: &mut Windows,
-        mut look: impl FnMut(Seen<'_>) -> Result<()>,
+        look: impl FnMut(Seen<'_>) -> Result<()>,
     ) -> Result<()> {
         let Some(bias) = layer.router_bias() else { return Ok(()) };
+        self.mix_by(layer, bias, x, windows, look)
+    }
+
+    /// [`Walk::mix`] with another bias for choosing. One of −∞ takes an expert out.
+    ///
+    /// # Errors
+    /// As [`Walk::mix`].
+    ///
+    /// # Panics
+    /// If the layer has experts and the bias is not of their number.
+    pub fn mix_by(
+        &self,
+        layer: &WalkLayer,
+        bias: &[f32],
+        x: &[f32],
+        windows: &mut Windows,
+        mut look: impl FnMut(Seen<'_>) -> Result<()>,
+    ) -> Result<()> {
+        if !layer.has_experts() {
+            return Ok(());
+        }
         let (width, step) = (windows.width, self.chunk * windows.width);
         for (i, (x, hidden)) in x.chunks(step).zip(windows.hidden.chunks_mut(step)).enumerate() {
             let first = i * self.chunk;
