@@ -55,13 +55,14 @@ struct Setting {
     cpu_share: bool,
     /// Records that host memory holds; where those are all, experts are copied ahead of need.
     records: u64,
+    /// The emulator's order of things.
     schedule: &'static str,
 }
 
 const SETTINGS: [Setting; 3] = [
-    Setting { name: "short host memory", cpu_share: true, records: 24, schedule: "random" },
+    Setting { name: "short host memory", cpu_share: true, records: 24, schedule: "random:SEED" },
     Setting { name: "short host memory, link only", cpu_share: false, records: 24, schedule: "lazy" },
-    Setting { name: "all in host memory", cpu_share: true, records: ALL as u64, schedule: "random" },
+    Setting { name: "all in host memory", cpu_share: true, records: ALL as u64, schedule: "random:SEED" },
 ];
 
 impl Setting {
@@ -161,13 +162,8 @@ fn nothing_is_left(engine: &Engine) {
 }
 
 fn stress(setting: &Setting, steps: u64, seed: u64, watchdog: &Watchdog) {
-    emulator::configure(&format!(
-        r#"{{"counters": false, "schedule": "{}"}}"#,
-        match setting.schedule {
-            "random" => format!("random:{seed}"),
-            other => other.to_owned(),
-        }
-    ));
+    let schedule = setting.schedule.replace("SEED", &seed.to_string());
+    emulator::configure(&format!(r#"{{"counters": false, "schedule": "{schedule}"}}"#));
     let faults = Faults::seeded_among(seed, RATE, &AMONG);
     let engine = setting.load(&faults);
     let outcomes = Outcomes::default();
