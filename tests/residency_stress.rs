@@ -200,7 +200,7 @@ fn stress(setting: &Setting, steps: u64, seed: u64, watchdog: &Watchdog) {
 fn sessions_faults_and_resizes_at_once() {
     emulator::install();
     quiet();
-    let steps = variable("ABRUZZI_STRESS_STEPS", 60);
+    let steps = variable("ABRUZZI_STRESS_STEPS", 36);
     let seed = variable("ABRUZZI_STRESS_SEED", 1);
     let watchdog = Watchdog::new("stress");
     for setting in &SETTINGS {
