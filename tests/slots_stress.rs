@@ -47,6 +47,9 @@ struct Shared {
     counts: Counts,
 }
 
+/// What a thread does, with a source of chance of its own.
+type Work = fn(&Shared, &mut Pcg64Mcg);
+
 #[derive(Debug, Default)]
 struct Counts {
     records_read: AtomicU64,
@@ -213,8 +216,7 @@ fn threads_read_load_and_resize() {
     };
     std::thread::scope(|scope| {
         let shared = &shared;
-        let work: [(fn(&Shared, &mut Pcg64Mcg), u64); 3] =
-            [(Shared::read, SESSIONS), (Shared::load, LOADERS), (Shared::resize, 1)];
+        let work: [(Work, u64); 3] = [(Shared::read, SESSIONS), (Shared::load, LOADERS), (Shared::resize, 1)];
         let threads = work.iter().flat_map(|&(work, threads)| (0..threads).map(move |_| work));
         for (thread, work) in threads.enumerate() {
             let mut random = Pcg64Mcg::seed_from_u64(seed << 8 | thread as u64);
