@@ -2,76 +2,29 @@
 //! goes on or says that it is lost. Nothing hangs.
 //!
 //! Every step of a generation is struck, by one kind of fault after the other; `ABRUZZI_TEST_FULL=1` has every kind strike
-//! every step. `ABRUZZI_STRESS_STEPS` sets the length of the stress.
+//! every step.
 #![cfg(feature = "cuda")]
 
 mod common;
 #[path = "common/emulator.rs"]
 mod emulator;
+#[path = "common/timeline.rs"]
+mod timeline;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once};
-use std::time::Duration;
 
 use abruzzi::error::Tier;
 use abruzzi::experts::fault::{Faults, Point};
-use abruzzi::{DeviceChoice, Engine, EngineBuilder, Error, Sampling, Session, SessionOptions};
-use common::{GREEDY_PROMPT, checkpoint, golden};
+use abruzzi::{DeviceChoice, Engine, EngineBuilder, Error, SessionOptions};
+use common::checkpoint;
+use timeline::{RECORD_BYTES, STEPS, Watchdog, generate, quiet, session};
 
-/// Tokens of the generation that is struck.
-const STEPS: usize = 64;
 /// Experts of the demo model that fit the GPU and host memory, of 4 layers of 32.
 const SLOTS: usize = 16;
 const RECORDS: u64 = 24;
-const RECORD_BYTES: u64 = 102_400;
 
 fn full() -> bool {
     std::env::var_os("ABRUZZI_TEST_FULL").is_some_and(|v| v == "1")
-}
-
-/// Ends the process if a step takes so long that it must be a deadlock: a test that hangs says nothing.
-struct Watchdog {
-    beats: Arc<AtomicU64>,
-}
-
-impl Watchdog {
-    fn new(what: &'static str) -> Watchdog {
-        let beats = Arc::new(AtomicU64::new(0));
-        let watched = Arc::downgrade(&beats);
-        std::thread::spawn(move || {
-            let mut last = (u64::MAX, 0);
-            loop {
-                std::thread::sleep(Duration::from_secs(1));
-                let Some(beats) = watched.upgrade() else { return };
-                let now = beats.load(Ordering::Relaxed);
-                last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
-                if last.1 == 180 {
-                    eprintln!("{what}: no step has ended for three minutes, after {now} steps");
-                    std::process::abort();
-                }
-            }
-        });
-        Watchdog { beats }
-    }
-
-    fn beat(&self) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Threads of the engine that panic on purpose do so quietly.
-fn quiet() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let loud = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            let of_engine = std::thread::current().name().is_some_and(|n| n.starts_with("abruzzi-"));
-            if !of_engine {
-                loud(info);
-            }
-        }));
-    });
 }
 
 fn cuda() -> EngineBuilder {
@@ -84,45 +37,6 @@ fn cuda() -> EngineBuilder {
 fn short(device: DeviceChoice, cpu_share: bool, faults: &Faults) -> EngineBuilder {
     let builder = cuda().device(device).host_budget(RECORDS * RECORD_BYTES).cpu_share(cpu_share);
     builder.faults(faults.clone())
-}
-
-/// The prompt and the CPU's greedy tokens after it.
-fn timeline() -> &'static [u32] {
-    static TOKENS: std::sync::LazyLock<Vec<u32>> = std::sync::LazyLock::new(|| {
-        let engine = Engine::builder(checkpoint("demo")).device(DeviceChoice::Cpu).load().unwrap();
-        let mut session = engine.session(SessionOptions::default()).unwrap();
-        let prompt = golden("demo").greedy[..GREEDY_PROMPT].to_vec();
-        let tokens: Result<Vec<_>, _> = session.generate_tokens(&prompt, &greedy(STEPS)).unwrap().collect();
-        assert_eq!(tokens.unwrap().len(), STEPS);
-        session.tokens().to_vec()
-    });
-    &TOKENS
-}
-
-fn greedy(tokens: usize) -> Sampling {
-    let mut sampling = Sampling::greedy(tokens);
-    sampling.ignore_eos = true;
-    sampling
-}
-
-fn session(engine: &Engine) -> Session {
-    engine.session(SessionOptions::default()).unwrap()
-}
-
-/// Generates token `step` of the timeline in a session that holds what is before it, or nothing. A wrong token fails the test;
-/// after an error the session still holds what it held.
-fn generate(session: &mut Session, step: usize, what: &dyn std::fmt::Debug) -> Result<(), Error> {
-    let want = timeline();
-    let next = GREEDY_PROMPT + step;
-    // The last token before it is computed again.
-    session.rewind(next - 1);
-    let held = session.tokens().len();
-    let token = session.generate_tokens(&want[held..next], &greedy(1)).unwrap().next().unwrap();
-    match token {
-        Ok(_) => assert_eq!(session.tokens(), &want[..=next], "{what:?} at step {step}"),
-        Err(_) => assert_eq!(session.tokens(), &want[..next], "{what:?} at step {step}"),
-    }
-    token.map(drop)
 }
 
 /// What a fault must come to.
@@ -336,74 +250,4 @@ fn reader_threads_that_end_cost_no_answers() {
     }
     assert_eq!(faults.struck(), 4, "all four readers");
     eprintln!("reader threads: recovered {}", faults.struck());
-}
-
-/// Sessions on two threads, faults as a seed decides: whatever token comes is right, whatever error comes is named, and the next
-/// try goes on.
-#[test]
-fn stress_of_several_sessions() {
-    const AMONG: [Point; 8] = [
-        Point::Read,
-        Point::ShortRead,
-        Point::Corrupt,
-        Point::Copy,
-        Point::Garble,
-        Point::Worker,
-        Point::Panic,
-        Point::NonFinite,
-    ];
-    let steps: u64 =
-        std::env::var("ABRUZZI_STRESS_STEPS").map_or(48, |n| n.parse().expect("ABRUZZI_STRESS_STEPS"));
-    let seed: u64 =
-        std::env::var("ABRUZZI_STRESS_SEED").map_or(1, |n| n.parse().expect("ABRUZZI_STRESS_SEED"));
-    let watchdog = Watchdog::new("stress");
-    for cpu_share in [true, false] {
-        let faults = Faults::seeded_among(seed, 0.01, &AMONG);
-        let engine = short(DeviceChoice::Cuda(0), cpu_share, &faults).load().unwrap();
-        let counts = Mutex::new(Counts::default());
-        let done = AtomicU64::new(0);
-        let work = |thread: usize| {
-            let mut sessions: Vec<Session> = (0..2).map(|_| session(&engine)).collect();
-            let mut at = [0, thread % STEPS];
-            let mut turn = thread;
-            while done.fetch_add(1, Ordering::Relaxed) < steps / 2 {
-                turn += 1;
-                let (session, step) = (&mut sessions[turn % 2], &mut at[turn % 2]);
-                let result = generate(session, *step, &"stress");
-                match &result {
-                    Ok(()) if *step + 1 == STEPS => {
-                        session.rewind(0);
-                        *step = 0;
-                    }
-                    Ok(()) => *step += 1,
-                    Err(Error::Expert { .. } | Error::NonFinite(_)) => {}
-                    Err(error) => panic!("{error}"),
-                }
-                let name = match &result {
-                    Ok(()) => "steps".to_owned(),
-                    Err(Error::Expert { tier, .. }) => format!("{tier}"),
-                    Err(_) => "NaN".to_owned(),
-                };
-                counts.lock().unwrap().note(name, &result);
-                if turn.is_multiple_of(64) {
-                    engine.audit_experts().unwrap();
-                }
-                watchdog.beat();
-            }
-        };
-        std::thread::scope(|scope| {
-            for thread in 0..2 {
-                let work = &work;
-                scope.spawn(move || work(thread));
-            }
-        });
-        let residents = engine.audit_experts().unwrap();
-        counts.into_inner().unwrap().print(&format!("stress, CPU share {cpu_share}"));
-        eprintln!(
-            "{} faults struck; {residents} residents sound; {:?}",
-            faults.struck(),
-            engine.expert_stats()
-        );
-        assert!(faults.struck() > 0);
-    }
 }

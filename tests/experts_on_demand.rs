@@ -6,6 +6,8 @@ mod common;
 #[path = "common/emulator.rs"]
 mod emulator;
 
+use std::time::Instant;
+
 use abruzzi::experts::policy::CachePolicy;
 use abruzzi::{DeviceChoice, Engine, EngineBuilder, Sampling, SessionOptions};
 use common::{GREEDY_PROMPT, checkpoint, golden};
@@ -15,8 +17,8 @@ const ALL: usize = 4 * 32;
 const ONE_TOKEN: usize = 4 * 4;
 
 /// Tokens to generate; `ABRUZZI_TEST_TOKENS` sets another number.
-fn tokens() -> usize {
-    std::env::var("ABRUZZI_TEST_TOKENS").map_or(12, |n| n.parse().expect("ABRUZZI_TEST_TOKENS"))
+fn tokens(default: usize) -> usize {
+    std::env::var("ABRUZZI_TEST_TOKENS").map_or(default, |n| n.parse().expect("ABRUZZI_TEST_TOKENS"))
 }
 
 fn greedy(engine: &Engine, prompt: &[u32], tokens: usize) -> Vec<u32> {
@@ -47,11 +49,12 @@ fn want(prompt: &[u32], tokens: usize) -> Vec<u32> {
 fn every_budget_of_slots_gives_the_cpus_tokens() {
     let golden = golden("demo");
     let prompt = &golden.greedy[..GREEDY_PROMPT];
-    let want = want(prompt, tokens());
+    let tokens = tokens(12);
+    let want = want(prompt, tokens);
     for slots in [ALL, ALL / 2, ALL / 4, ALL * 12 / 100, ONE_TOKEN, 1] {
         for cpu_share in [true, false] {
             let engine = builder().expert_slots(slots).cpu_share(cpu_share).load().unwrap();
-            assert_eq!(greedy(&engine, prompt, tokens()), want, "{slots} slots, CPU {cpu_share}");
+            assert_eq!(greedy(&engine, prompt, tokens), want, "{slots} slots, CPU {cpu_share}");
             let stats = engine.expert_stats();
             eprintln!("{slots} slots, CPU {cpu_share}: {stats:?}");
             if slots == ALL / 2 {
@@ -62,6 +65,34 @@ fn every_budget_of_slots_gives_the_cpus_tokens() {
             }
             if !cpu_share {
                 assert_eq!(stats.on_cpu, 0);
+            }
+        }
+    }
+}
+
+/// Copies at once, as late as they may, or in between; warps and blocks in any order. Other tests of this file
+/// run under whatever this one has set, and must not care. `ABRUZZI_TEST_FULL=1` has every number of slots with a share for
+/// the CPU and without.
+#[test]
+fn every_schedule_gives_the_cpus_tokens() {
+    let golden = golden("demo");
+    let prompt = &golden.greedy[..GREEDY_PROMPT];
+    let tokens = tokens(2);
+    let full = std::env::var_os("ABRUZZI_TEST_FULL").is_some_and(|v| v == "1");
+    let want = want(prompt, tokens);
+    for schedule in ["eager", "lazy", "random:1", "random:2"] {
+        for slots in [ALL / 2, ONE_TOKEN, 1] {
+            let cpu_shares: &[bool] = if full { &[true, false] } else { &[slots > ONE_TOKEN] };
+            for &cpu_share in cpu_shares {
+                let builder = builder().expert_slots(slots).cpu_share(cpu_share);
+                emulator::configure(&format!(r#"{{"schedule": "{schedule}"}}"#));
+                let begun = Instant::now();
+                let engine = builder.load().unwrap();
+                let case = format!("schedule {schedule}, {slots} slots, CPU {cpu_share}");
+                assert_eq!(greedy(&engine, prompt, tokens), want, "{case}");
+                let stats = engine.expert_stats();
+                assert!(stats.over_link + stats.on_cpu > 0, "{case}: {stats:?}");
+                eprintln!("{case}: {tokens} tokens in {:.1} s", begun.elapsed().as_secs_f64());
             }
         }
     }

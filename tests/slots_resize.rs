@@ -127,6 +127,23 @@ fn slots_come_and_go_while_two_sessions_generate() {
 }
 
 #[test]
+fn slots_that_are_being_filled_ahead_of_need_can_be_taken() {
+    const TOKENS: usize = 16;
+    let golden = golden("demo");
+    let prompt = &golden.greedy[..GREEDY_PROMPT];
+    let want = greedy(&cpu(), prompt, TOKENS);
+    // Host memory holds all records, so what was missed is copied when the last layer is through.
+    let engine = builder().expert_slots(ALL / 2).load().unwrap();
+    let got = go_on(&mut session(&engine), prompt, TOKENS, || {
+        assert_eq!(engine.resize_slots(0).unwrap(), 0);
+        assert_eq!(engine.resize_slots(ALL / 2).unwrap(), ALL / 2);
+    });
+    assert_eq!(got, want);
+    let prefetch = engine.expert_stats().prefetch;
+    assert!(prefetch.issued + prefetch.refilled > 0, "{prefetch:?}");
+}
+
+#[test]
 fn a_context_grows_into_slots_and_gives_them_back() {
     const TOKENS: usize = 6;
     let prompt = long_prompt(256);

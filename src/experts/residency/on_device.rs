@@ -220,7 +220,7 @@ impl<D: Device> OnDevice<D> {
         Ok(true)
     }
 
-    /// Waits until nothing that was issued reads or fills a slot, and nothing is leased.
+    /// Waits until nothing that was issued reads or fills a slot, and nothing is leased or on its way.
     pub(super) fn quiesce(&mut self, device: &D) -> Result<()> {
         self.check()?;
         self.close(device)?;
@@ -228,6 +228,9 @@ impl<D: Device> OnDevice<D> {
         device.wait(&device.fence()?)?;
         self.issued.clear();
         self.limit_copies(device, 0)?;
+        // A slot filled ahead of need can only be taken from a resident.
+        self.land(device)?;
+        self.leases.clear();
         self.idle.append(&mut self.dropped);
         Ok(())
     }
