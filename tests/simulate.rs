@@ -156,7 +156,8 @@ fn prefetching_pays_where_only_the_link_brings_experts() {
     let (with, without) = (run(true), run(false));
     assert!(with.tok_s > without.tok_s, "{with:?}\n{without:?}");
     assert!(with.overlap > without.overlap);
-    assert!(with.prefetch_precision.unwrap() > 0.5 && with.prefetch_recall.unwrap() > 0.02, "{with:?}");
+    // Most of the sure ones are there already; a wrong one costs nothing, so the others are tried too.
+    assert!(with.prefetch_precision.unwrap() > 0.3 && with.prefetch_recall.unwrap() > 0.2, "{with:?}");
 }
 
 /// All of Kimi-K2 on an H100: the shares of what the hardware allows that `docs/notes/simulate.md` states, modelled.
