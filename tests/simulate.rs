@@ -156,7 +156,41 @@ fn prefetching_pays_where_only_the_link_brings_experts() {
     let (with, without) = (run(true), run(false));
     assert!(with.tok_s > without.tok_s, "{with:?}\n{without:?}");
     assert!(with.overlap > without.overlap);
-    assert!(with.prefetch_precision.unwrap() > 0.5 && with.prefetch_recall.unwrap() > 0.02, "{with:?}");
+    // Most of the sure ones are there already; a wrong one costs nothing, so the others are tried too.
+    assert!(with.prefetch_precision.unwrap() > 0.3 && with.prefetch_recall.unwrap() > 0.2, "{with:?}");
+}
+
+/// All of Kimi-K2 on an H100: the shares of what the hardware allows that `docs/notes/simulate.md` states, modelled.
+#[test]
+fn kimi_k2_reaches_its_shares_of_the_bound() {
+    let trace = RoutingTrace::synthetic(&SyntheticTrace::kimi_k2(250, 0)).unwrap();
+    let over_pcie = Machine::H100.without_cpu();
+    for (format, policy, share) in [
+        (Format::Fp8Block, CachePolicy::Reuse, 0.975),
+        (Format::Int4Group32, CachePolicy::Reuse, 0.94),
+        (Format::Int4Group32, CachePolicy::Lru, 0.955),
+    ] {
+        let of = Workload::new(&Synth::like("kimi-k2").format(format).config().unwrap(), 4096);
+        let run = |prefetch: bool| {
+            let mut how = Replay::default();
+            how.policy = Replayed::Policy(policy);
+            how.prefetch = prefetch;
+            simulate(&trace, &of, &over_pcie, &how).unwrap()
+        };
+        let (with, without) = (run(true), run(false));
+        assert!(with.share_of_bound >= share && with.step_by_longest <= 1.10, "{with:?}");
+        assert!(with.share_of_bound > without.share_of_bound + 0.015, "{with:?}\n{without:?}");
+        // Copied in vain is time that was idle: the misses do not wait for it.
+        assert!(
+            with.link_ms - with.wasted_bytes / over_pcie.link * 1e3 <= without.link_ms * 1.005,
+            "{with:?}"
+        );
+    }
+    for (format, tok_s) in [(Format::Fp8Block, 20.0), (Format::Int4Group32, 38.0)] {
+        let of = Workload::new(&Synth::like("kimi-k2").format(format).config().unwrap(), 4096);
+        let r = simulate(&trace, &of, &Machine::H100, &Replay::default()).unwrap();
+        assert!(r.tok_s >= tok_s && r.step_by_longest <= 1.10, "{r:?}");
+    }
 }
 
 #[test]

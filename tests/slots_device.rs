@@ -319,6 +319,44 @@ fn a_slot_filled_again_is_stale_for_who_still_looks_there() {
     });
 }
 
+/// A record that comes in two parts: until its last byte is there the slot holds nothing, whatever it held before.
+#[test]
+fn a_record_in_parts_is_there_when_its_last_byte_is() {
+    let _turn = turn();
+    every_schedule(|device| {
+        for format in FORMATS {
+            let (tokens, experts) = (5, 3);
+            let layer = Layer::new(format, experts);
+            let want = all_resident(device, &layer, tokens);
+            let slots = layer.slots(device, experts);
+            let at = |expert: usize| SlotAt { slot: expert as u32, generation: 6 };
+            let cut = layer.records[0].len() / 3;
+            for expert in 0..experts {
+                let other = SlotAt { generation: 5, ..at(expert) };
+                device.fill(&slots, other, layer.bytes((expert + 1) % experts)).unwrap();
+                let first = device.fill_part(&slots, at(expert), layer.bytes(expert), 0..cut).unwrap();
+                device.after(&first).unwrap();
+            }
+            device.place(&slots, LAYER, &(0..experts).map(|e| Some(at(e))).collect::<Vec<_>>()).unwrap();
+            let mut batch = Batch::new(device, tokens, experts);
+            device.blank_pairs(&batch.routing, &mut batch.pairs).unwrap();
+            batch.run(device, &slots, Pass::Residents);
+            assert!(batch.read(device).iter().all(|v| v.is_nan()), "{format:?}: computed from a part");
+            assert_eq!(device.stale(&slots).unwrap(), Some((LAYER, 0, 0)));
+
+            for expert in 0..experts {
+                let record = layer.bytes(expert);
+                let rest = cut..(*record).as_ref().len();
+                let last = device.fill_part(&slots, at(expert), record, rest).unwrap();
+                device.after(&last).unwrap();
+            }
+            batch.run(device, &slots, Pass::Residents);
+            assert!(batch.read(device) == want, "{format:?}");
+            assert_eq!(device.stale(&slots).unwrap(), None);
+        }
+    });
+}
+
 /// Memory that is page-locked, memory that is not, and memory that stops to be: the slot has the record's bytes.
 #[test]
 fn records_arrive_whole_from_any_memory() {

@@ -185,7 +185,26 @@ pub trait Device: Send + Sync + 'static {
     ///
     /// # Panics
     /// If there is no such slot, the record is larger than a slot, or the generation is 0.
-    fn fill(&self, slots: &Self::Slots, at: SlotAt, record: HostBytes) -> Result<Self::Fence>;
+    fn fill(&self, slots: &Self::Slots, at: SlotAt, record: HostBytes) -> Result<Self::Fence> {
+        let all = 0..(*record).as_ref().len();
+        self.fill_part(slots, at, record, all)
+    }
+
+    /// As [`fill`](Device::fill), but copies those bytes of the record only: the slot is marked as holding nothing before the
+    /// first byte, and as `at.generation` behind the last. Parts are copied in the order of calls.
+    ///
+    /// # Errors
+    /// As [`fill`](Device::fill).
+    ///
+    /// # Panics
+    /// As [`fill`](Device::fill), or if the record does not have those bytes.
+    fn fill_part(
+        &self,
+        slots: &Self::Slots,
+        at: SlotAt,
+        record: HostBytes,
+        part: Range<usize>,
+    ) -> Result<Self::Fence>;
 
     /// Replaces a layer's table: by expert, where it is, if it is anywhere. In order with the computing.
     ///

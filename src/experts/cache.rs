@@ -171,7 +171,7 @@ impl Cache {
         if !self.free.is_empty() {
             return self.load(id, None);
         }
-        let victim = match self.choose(id, needed) {
+        let victim = match self.choose(id, limit.is_some(), needed) {
             Victim::Evict(victim) => victim,
             Victim::Bypass => return Reserved::Bypass,
             Victim::None => return Reserved::Busy,
@@ -257,13 +257,22 @@ impl Cache {
     }
 
     /// The policy's answer, if it keeps to what may go.
-    fn choose(&mut self, newcomer: ExpertId, needed: &mut dyn FnMut(ExpertId) -> bool) -> Victim {
+    fn choose(
+        &mut self,
+        newcomer: ExpertId,
+        guessed: bool,
+        needed: &mut dyn FnMut(ExpertId) -> bool,
+    ) -> Victim {
         let (table, held) = (&self.table, &self.held);
         let mut may_go = |id| {
             let status = held.get(&id).and_then(|at| table.status(at.slot));
             status.is_some_and(|s| s.state == State::Ready && s.leases == 0) && !needed(id)
         };
-        match self.policy.victim(newcomer, &mut may_go) {
+        let victim = match guessed {
+            true => self.policy.least(newcomer, &mut may_go),
+            false => self.policy.victim(newcomer, &mut may_go),
+        };
+        match victim {
             Victim::Evict(id) if !may_go(id) => Victim::None,
             answer => answer,
         }

@@ -41,6 +41,12 @@ pub trait Policy: Send {
     /// What goes so that `newcomer` can come, among the residents that `may_go` allows (leased and needed ones may not).
     fn victim(&mut self, newcomer: ExpertId, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Victim;
 
+    /// What would go for a newcomer that may be worth more than the policy can know, because it was guessed: as
+    /// [`victim`](Policy::victim), but a policy that passes newcomers over does not pass over this one.
+    fn least(&mut self, newcomer: ExpertId, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Victim {
+        self.victim(newcomer, may_go)
+    }
+
     /// How much the expert is worth keeping, comparable between experts at one time: prefetching never evicts what is
     /// worth more than what it brings.
     fn worth(&self, id: ExpertId) -> f64;

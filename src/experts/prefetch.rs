@@ -4,9 +4,10 @@
 //! guesses are often right, the first more often than the eighth, and some of the experts are not on the GPU. A copy
 //! begun now costs nothing while the link has nothing else to do; whatever of it reaches beyond that delays the copies that
 //! are known to be needed. So a guess is taken if what it saves when right outweighs what it costs when wrong, by the share
-//! of guesses of its rank that were right lately. A copy made in pieces can be given up between two of them once the
-//! routing is known, so a wrong guess costs a piece at most. Where the CPU computes misses, nothing brings experts to the GPU
-//! by itself: link time that guesses leave goes to experts that were missed a moment ago.
+//! of guesses of its rank that were right lately. Where only the link brings what is missing, no more of a record is copied
+//! than fits before the next layer's routing is known; then the rest follows, or the slot is free again. So a wrong guess costs
+//! nothing there, and a right one saves all the time that would have been idle. Where the CPU computes misses, nothing brings
+//! experts to the GPU by itself: link time that guesses leave goes to experts that were missed a moment ago.
 //!
 //! The prefetcher keeps accounts: when what came early and was used saved less than what was wasted delayed, it stops,
 //! and tries again rarely.
@@ -31,6 +32,9 @@ const PAUSE: u32 = 4096;
 /// Missed experts remembered as candidates; older ones are rarely worth a slot any more.
 const MISSED: usize = 64;
 
+/// The smallest part of a record that is copied by itself: below it, beginning a copy costs more than it brings.
+const LEAST_PART: f64 = 1.0 / 16.0;
+
 /// When the link is idle, and what an expert costs that was not prefetched.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Window {
@@ -40,8 +44,6 @@ pub struct Window {
     pub needed_in: f64,
     /// Seconds of the link for one expert.
     pub copy: f64,
-    /// Seconds of it between two moments at which a copy can be given up; `copy` if it is made in one piece.
-    pub piece: f64,
     /// Whether the link is wanted then, by misses that only it brings or by weights that are streamed: lateness delays
     /// them.
     pub link_wanted: bool,
@@ -56,10 +58,21 @@ pub trait Destination {
     /// Whether the expert is neither there nor on its way.
     fn absent(&self, id: ExpertId) -> bool;
 
-    /// Begins its copy. False if nothing worth less than it can make room, or the copy can't be begun now. `right` is how
-    /// probably the next layer uses it: a right guess is worth as much as an expert that was just used. Experts missed
-    /// before come with 0: they are worth what the policy says.
-    fn start(&mut self, id: ExpertId, right: f64) -> bool;
+    /// Begins its copy, of the first `share` of the record (above 0, 1 for all of it): where that is not all, the rest is
+    /// copied when the routing says that it is used, or the part is given up. False if nothing worth less than it can make
+    /// room, or the copy can't be begun now. `right` is how probably the next layer uses it: a right guess is worth as much as an
+    /// expert that was just used. Experts missed before come with 0: they are worth what the policy says.
+    fn start(&mut self, id: ExpertId, right: f64, share: f64) -> bool;
+}
+
+/// What a guess is worth that is `right` so probably, whose expert the policy holds to be worth `known`, where one that was just
+/// used is worth `just_used`.
+///
+/// Of a part, the slot is a loan: where only the link brings what is missing, the next layer's misses take the same slot
+/// if the guess is wrong. So it may take the place of whatever is worth less than what was just used.
+pub fn worth_of_guess(known: f64, just_used: f64, right: f64, part: bool) -> f64 {
+    let right = if part { 1.0 } else { right };
+    known + right * (just_used - known).max(0.0)
 }
 
 /// What became of the prefetched experts.
@@ -106,7 +119,8 @@ impl PrefetchStats {
 struct Pending {
     id: ExpertId,
     rank: usize,
-    issued: bool,
+    /// Seconds of the link that its copy was begun for; 0 if it was not.
+    seconds: f64,
 }
 
 /// Decides what to copy ahead of need.
@@ -118,7 +132,6 @@ pub struct Prefetcher {
     /// The window the pending guesses were made in.
     window: Option<Window>,
     missed: VecDeque<ExpertId>,
-    in_vain: Vec<ExpertId>,
     /// Seconds saved less seconds lost by the current window's prefetches.
     balance: f64,
     settled: u32,
@@ -137,7 +150,6 @@ impl Default for Prefetcher {
             pending: Vec::new(),
             window: None,
             missed: VecDeque::with_capacity(MISSED),
-            in_vain: Vec::new(),
             balance: 0.0,
             settled: 0,
             pause: 0,
@@ -192,15 +204,15 @@ impl Prefetcher {
             if !to.absent(id) {
                 continue;
             }
-            let end = free + window.copy;
-            let issued = free < window.needed_in
-                && self.pays(rank, end, &window)
-                && to.start(id, self.confidence(rank));
-            if issued {
-                free = end;
-                self.stats.issued += 1;
-            }
-            self.pending.push(Pending { id, rank, issued });
+            let seconds = window.room(free);
+            let right = self.confidence(rank);
+            let begun = seconds > 0.0
+                && window.pays(right, free + seconds, seconds)
+                && to.start(id, right, seconds / window.copy);
+            let seconds = if begun { seconds } else { 0.0 };
+            free += seconds;
+            self.stats.issued += u64::from(begun);
+            self.pending.push(Pending { id, rank, seconds });
         }
         // What the link itself is needed for is copied anyway.
         if !window.by_cpu() {
@@ -212,7 +224,7 @@ impl Prefetcher {
             let id = self.missed[at];
             if !to.absent(id) {
                 self.missed.remove(at);
-            } else if to.start(id, 0.0) {
+            } else if to.start(id, 0.0, 1.0) {
                 self.missed.remove(at);
                 self.stats.refilled += 1;
                 free += window.copy;
@@ -223,37 +235,25 @@ impl Prefetcher {
     }
 
     /// The layer that was guessed is routed: `used` are its experts, `absent` of which are neither on the GPU nor on
-    /// their way. `late` gives the seconds after which a prefetched expert arrives, 0 if it is there. Returns the
-    /// experts that were copied in vain: where the link is wanted, their copies should be given up after the piece they are
-    /// at.
-    pub fn settle(
-        &mut self,
-        used: &[ExpertId],
-        absent: usize,
-        late: &mut dyn FnMut(ExpertId) -> f64,
-    ) -> &[ExpertId] {
-        self.in_vain.clear();
-        let Some(window) = self.window.take() else { return &self.in_vain };
+    /// their way. `late` gives the seconds after which what was copied of an expert arrives, 0 if it is there.
+    pub fn settle(&mut self, used: &[ExpertId], absent: usize, late: &mut dyn FnMut(ExpertId) -> f64) {
+        let Some(window) = self.window.take() else { return };
         self.stats.needed += absent as u64;
-        for Pending { id, rank, issued } in std::mem::take(&mut self.pending) {
+        for Pending { id, rank, seconds } in self.pending.drain(..) {
             let right = used.contains(&id);
             let precision = &mut self.precision[rank.min(RANKS - 1)];
             *precision += WEIGHT * (f64::from(u8::from(right)) - *precision);
-            if !issued {
+            if seconds == 0.0 {
                 continue;
             }
-            let late = late(id);
             self.settled += 1;
             if right {
                 self.stats.used += 1;
                 self.stats.needed += 1;
-                self.balance += window.saved(late);
+                self.balance += window.saved(late(id), seconds);
             } else {
                 self.stats.wasted += 1;
-                self.balance -= window.lost(late);
-                if window.link_wanted && late > 0.0 {
-                    self.in_vain.push(id);
-                }
+                self.balance -= window.lost(late(id), seconds);
             }
         }
         if self.settled >= WINDOW {
@@ -263,13 +263,6 @@ impl Prefetcher {
             self.settled = 0;
             self.balance = 0.0;
         }
-        &self.in_vain
-    }
-
-    fn pays(&self, rank: usize, end: f64, window: &Window) -> bool {
-        let late = (end - window.needed_in).max(0.0);
-        let right = self.confidence(rank);
-        right * window.saved(late) > (1.0 - right) * window.lost(late)
     }
 }
 
@@ -279,26 +272,37 @@ impl Window {
         self.cpu.is_some_and(|cpu| cpu < self.copy)
     }
 
-    /// Seconds that an expert saves which is used and comes `late` after it is asked for.
-    fn saved(&self, late: f64) -> f64 {
+    /// Seconds of a copy that may begin when the link is free after `free`; 0 if none may. Where only the link brings what is
+    /// missing, no more than is idle: the rest waits for the routing.
+    fn room(&self, free: f64) -> f64 {
+        let idle = self.needed_in - free;
+        match self.by_cpu() {
+            true if idle > 0.0 => self.copy,
+            false if idle >= LEAST_PART * self.copy => idle.min(self.copy),
+            _ => 0.0,
+        }
+    }
+
+    /// Whether a copy of so many `seconds`, done at `end`, saves more than it costs if it is `right` so probably.
+    fn pays(&self, right: f64, end: f64, seconds: f64) -> bool {
+        let late = (end - self.needed_in).max(0.0);
+        right * self.saved(late, seconds) > (1.0 - right) * self.lost(late, seconds)
+    }
+
+    /// Seconds saved by a copy of `seconds` of an expert which is used, done `late` after it is asked for.
+    fn saved(&self, late: f64, seconds: f64) -> f64 {
         match self.cpu {
             Some(cpu) if cpu < self.copy => {
                 // As long as the CPU is at the others, the copy may take its time.
                 if late <= self.cpu_busy { cpu } else { 0.0 }
             }
-            _ => (self.copy - late).max(0.0),
+            _ => (seconds - late).max(0.0),
         }
     }
 
-    /// Seconds that an expert costs which is not used and keeps the link for so long after it is wanted, unless it is
-    /// given up.
-    fn lost(&self, late: f64) -> f64 {
-        let done = self.copy - late;
-        if !self.link_wanted || done <= 0.0 {
-            return 0.0;
-        }
-        // To the end of the piece it is at.
-        ((done / self.piece).ceil() * self.piece - done).min(late)
+    /// Seconds that such a copy keeps the link from others if the expert is not used.
+    fn lost(&self, late: f64, seconds: f64) -> f64 {
+        if self.link_wanted { late.min(seconds) } else { 0.0 }
     }
 }
 

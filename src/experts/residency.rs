@@ -245,7 +245,6 @@ impl<D: Device> Residency<D> {
         on.check()?;
         let layer = call.layer;
         on.retire(device)?;
-        on.ahead.tick(layer);
         on.land(device)?;
         on.publish(device, call.layer)?;
         let done = if on.holds_all() {
@@ -318,9 +317,9 @@ impl<D: Device> Residency<D> {
         let bytes = self.store.layout(layer).map_or(0, |l| l.size() as u64);
         let from_file = bytes as f64 / FILE_RATE;
         let host_in = |id| if self.store.tier(id) == Tier::Host { 0.0 } else { from_file };
-        let misses = on.hits_and_misses(layer, routing, bytes, host_in, stats)?;
         let used: Vec<ExpertId> = routed(routing).map(|expert| ExpertId::new(layer, expert)).collect();
-        on.ahead.settle(layer, &used, misses.iter().filter(|m| m.arriving_in.is_none()).count());
+        on.routing_known(device, &self.store, &self.faults, stats, layer, &used);
+        let misses = on.hits_and_misses(layer, routing, bytes, host_in, stats)?;
         let (link, mut cpu) = self.divide(on, &misses);
         let left = self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?;
         on.issued_arrived(device, layer, link.len() - left.len())?;
@@ -338,7 +337,8 @@ impl<D: Device> Residency<D> {
             }
             None => None,
         };
-        on.look_ahead(device, &self.store, &self.faults, stats, guess, &used, (bytes, self.cpu_share));
+        let layer = (layer, bytes, self.cpu_share);
+        on.look_ahead(device, &self.store, &self.faults, stats, guess, &used, layer);
         Ok(())
     }
 

@@ -142,7 +142,7 @@ impl Device for CpuDevice {
         Ok(None)
     }
 
-    fn fill(&self, slots: &Infallible, _: SlotAt, _: HostBytes) -> Result<()> {
+    fn fill_part(&self, slots: &Infallible, _: SlotAt, _: HostBytes, _: Range<usize>) -> Result<()> {
         match *slots {}
     }
 

@@ -142,8 +142,14 @@ impl Device for CudaDevice {
         CudaSlots::new(&self.gpu, layouts, experts, count).map(Some)
     }
 
-    fn fill(&self, slots: &CudaSlots, at: SlotAt, record: HostBytes) -> Result<CudaFence> {
-        slots.fill(at, record)
+    fn fill_part(
+        &self,
+        slots: &CudaSlots,
+        at: SlotAt,
+        record: HostBytes,
+        part: Range<usize>,
+    ) -> Result<CudaFence> {
+        slots.fill_part(at, record, part)
     }
 
     fn place(&self, slots: &CudaSlots, layer: usize, places: &[Option<SlotAt>]) -> Result<()> {

@@ -106,20 +106,20 @@ impl CudaSlots {
         self.count
     }
 
-    /// Copies a record into a slot on the stream of copies; see [`crate::device::Device::fill`].
+    /// Copies a part of a record into a slot on the stream of copies; see [`crate::device::Device::fill_part`].
     ///
     /// # Errors
     /// [`crate::Error::Cuda`].
     ///
     /// # Panics
-    /// If there is no such slot, the record is larger than a slot, or the generation is 0.
-    pub fn fill(&self, at: SlotAt, record: HostBytes) -> Result<CudaFence> {
+    /// If there is no such slot, the record is larger than a slot or has no such part, or the generation is 0.
+    pub fn fill_part(&self, at: SlotAt, record: HostBytes, part: Range<usize>) -> Result<CudaFence> {
         let bytes = (*record).as_ref();
         let slot = at.slot as usize;
         assert!(slot < self.count, "slot {slot} of {}", self.count);
         assert!(bytes.len() <= self.slot_bytes, "{} bytes for a slot of {}", bytes.len(), self.slot_bytes);
         assert_ne!(at.generation, 0, "the generation of nothing");
-        let issued = self.issue(slot, at.generation, bytes);
+        let issued = self.issue(slot, at.generation, bytes, part);
         // Whatever was issued reads the bytes: the fence stands behind it, also when something was refused.
         let fence = CudaFence::of_copies(&self.gpu, Some(record.clone())).inspect_err(|_| {
             // SAFETY: the stream is alive. If this fails the context has, and copies nothing any more.
@@ -128,25 +128,29 @@ impl CudaSlots {
         issued.and(fence)
     }
 
-    /// Empties a slot, fills it, marks it.
-    fn issue(&self, slot: usize, generation: u32, record: &[u8]) -> Result<()> {
+    /// Empties a slot before its first byte, fills it, marks it behind the last one.
+    fn issue(&self, slot: usize, generation: u32, record: &[u8], part: Range<usize>) -> Result<()> {
         self.gpu.bind()?;
         let (copies, stream) = (self.gpu.copies(), self.gpu.copies().stream());
-        let to = self.memory.all().address() + (slot * self.slot_bytes) as u64;
-        self.mark(slot, 0)?;
+        let to = self.memory.all().address() + (slot * self.slot_bytes + part.start) as u64;
+        let (first, last) = (part.start == 0, part.end == record.len());
+        let bytes = &record[part];
+        if first {
+            self.mark(slot, 0)?;
+        }
         let pinned = locked(&copies.pinned);
-        let (start, end) = (record.as_ptr() as usize, record.as_ptr() as usize + record.len());
+        let (start, end) = (bytes.as_ptr() as usize, bytes.as_ptr() as usize + bytes.len());
         if pinned.range(..=start).next_back().is_some_and(|(first, len)| end <= first + len) {
             // SAFETY: the slot is that large, and by the caller's word nobody reads it. The fence keeps the bytes until the
             // copy is done; they are not unlocked before either.
-            unsafe { result::memcpy_htod_async(to, record, stream) }.map_err(failed("cuMemcpyHtoDAsync"))?;
+            unsafe { result::memcpy_htod_async(to, bytes, stream) }.map_err(failed("cuMemcpyHtoDAsync"))?;
             drop(pinned);
         } else {
             drop(pinned);
             // SAFETY: the slot is that large, and by the caller's word nobody reads it.
-            unsafe { locked(&copies.ring).copy(&self.gpu, to, record)? };
+            unsafe { locked(&copies.ring).copy(&self.gpu, to, bytes)? };
         }
-        self.mark(slot, generation)
+        if last { self.mark(slot, generation) } else { Ok(()) }
     }
 
     /// Has the stream of copies set a slot's generation. The context is current.

@@ -89,6 +89,27 @@ impl Reuse {
             layer.sorted = true;
         }
     }
+
+    /// The resident worth least that may go: its worth, its chance, itself.
+    fn lowest(&mut self, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Option<(f32, f32, ExpertId)> {
+        let mut least: Option<(f32, f32, ExpertId)> = None;
+        for at in 0..self.layers.len() {
+            self.sort(at);
+            let cost = self.cost(at as u32);
+            for &(chance, expert) in &self.layers[at].residents {
+                let worth = chance - cost;
+                if least.is_some_and(|(l, ..)| l <= worth) {
+                    break;
+                }
+                let id = ExpertId { layer: at as u32, expert };
+                if may_go(id) {
+                    least = Some((worth, chance, id));
+                    break;
+                }
+            }
+        }
+        least
+    }
 }
 
 impl Policy for Reuse {
@@ -126,27 +147,15 @@ impl Policy for Reuse {
     }
 
     fn victim(&mut self, newcomer: ExpertId, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Victim {
-        let mut least: Option<(f32, f32, ExpertId)> = None;
-        for at in 0..self.layers.len() {
-            self.sort(at);
-            let cost = self.cost(at as u32);
-            for &(chance, expert) in &self.layers[at].residents {
-                let worth = chance - cost;
-                if least.is_some_and(|(l, ..)| l <= worth) {
-                    break;
-                }
-                let id = ExpertId { layer: at as u32, expert };
-                if may_go(id) {
-                    least = Some((worth, chance, id));
-                    break;
-                }
-            }
-        }
-        let Some((worth, chance, id)) = least else { return Victim::None };
+        let Some((worth, chance, id)) = self.lowest(may_go) else { return Victim::None };
         let arriving = self.chance(newcomer);
         let bypass = arriving - self.cost(newcomer.layer) < worth;
         self.price += (if bypass { arriving } else { chance } - self.price) * PRICE_STEP;
         if bypass { Victim::Bypass } else { Victim::Evict(id) }
+    }
+
+    fn least(&mut self, _newcomer: ExpertId, may_go: &mut dyn FnMut(ExpertId) -> bool) -> Victim {
+        self.lowest(may_go).map_or(Victim::None, |(.., id)| Victim::Evict(id))
     }
 
     fn worth(&self, id: ExpertId) -> f64 {

@@ -119,6 +119,25 @@ fn reuse_keeps_some_of_a_cycle_and_lru_nothing() {
     assert!(rate(CachePolicy::Reuse) > 0.7, "{}", rate(CachePolicy::Reuse));
 }
 
+/// A newcomer that was never used is passed over, unless something else than its past speaks for it.
+#[test]
+fn reuse_does_not_pass_over_a_guess() {
+    let mut reuse = Reuse::new();
+    for pass in 0..40 {
+        reuse.touch(id(0, 0));
+        if pass % 3 != 0 {
+            reuse.touch(id(0, 1));
+        }
+        reuse.touch(id(1, 0));
+    }
+    reuse.insert(id(0, 0));
+    reuse.insert(id(0, 1));
+    assert_eq!(reuse.victim(id(0, 9), &mut anyone), Victim::Bypass);
+    assert_eq!(reuse.least(id(0, 9), &mut anyone), Victim::Evict(id(0, 1)));
+    assert_eq!(reuse.least(id(0, 9), &mut |other| other == id(0, 0)), Victim::Evict(id(0, 0)));
+    assert_eq!(reuse.least(id(0, 9), &mut |_| false), Victim::None);
+}
+
 #[test]
 fn reuse_follows_a_change_of_subject() {
     let half = |from: u16| (0..300).map(move |i| vec![from + i % 3, from + (i + 1) % 3]);

@@ -9,28 +9,34 @@ use super::super::ExpertId;
 use super::super::cache::Reserved;
 use super::super::fault::Faults;
 use super::super::host::HostStore;
-use super::super::prefetch::{Destination, Prefetcher, Window};
+use super::super::prefetch::{Destination, Prefetcher, Window, worth_of_guess};
 use super::copying::{begin_copy, evicted};
 use super::on_device::OnDevice;
-use crate::device::{Device, Routing, SlotAt};
+use crate::device::{Device, HostBytes, Routing, SlotAt};
 use crate::error::Result;
 use crate::experts::stats::ExpertStats;
 
-/// How much of a new layer's time goes into the estimate of a layer's time.
+/// How much of a new gap goes into the estimate of the gap between two layers.
 const WEIGHT: f64 = 0.1;
+
+/// Parts of a record end at a multiple of so many bytes.
+const GRAIN: usize = 4096;
 
 /// What is on its way, and the times that say whether the link is idle.
 pub(super) struct Ahead<D: Device> {
     pub(super) prefetcher: Prefetcher,
     /// Copies that no layer has used yet.
     coming: FxHashMap<ExpertId, Coming<D>>,
+    /// Guesses of whose records only a part was copied, until the routing says whether they are right. In the order of copying.
+    parts: Vec<Part>,
     /// The layer that guesses were last made for.
     guessed: Option<usize>,
     /// When the link will have done what it was given, by its rate.
     link_free: Instant,
-    /// The layer that was asked for last, when, and the seconds from layer to layer.
-    last: (usize, Instant),
-    layer_seconds: f64,
+    /// The layer that was issued last, and when the link and the CPU have done its misses.
+    done: Option<(usize, Instant)>,
+    /// Seconds from then until the next layer's routing is known.
+    gap: f64,
     /// Seconds the CPU took for the last layer it had a share of.
     pub(super) cpu_seconds: f64,
 }
@@ -41,27 +47,44 @@ struct Coming<D: Device> {
     due: Instant,
 }
 
+/// The first `bytes` of a record, on their way to a slot.
+struct Part {
+    id: ExpertId,
+    at: SlotAt,
+    bytes: usize,
+    due: Instant,
+}
+
 impl<D: Device> Ahead<D> {
     pub(super) fn new() -> Ahead<D> {
         Ahead {
             prefetcher: Prefetcher::new(),
             coming: FxHashMap::default(),
+            parts: Vec::new(),
             guessed: None,
             link_free: Instant::now(),
-            last: (0, Instant::now()),
-            layer_seconds: 0.0,
+            done: None,
+            gap: 0.0,
             cpu_seconds: 0.0,
         }
     }
 
-    /// A layer is asked for: keeps the time from layer to layer.
-    pub(super) fn tick(&mut self, layer: usize) {
-        let (before, at) = std::mem::replace(&mut self.last, (layer, Instant::now()));
+    /// A layer's routing is known: keeps the time since the misses of the layer before were done.
+    pub(super) fn routed(&mut self, layer: usize) {
+        let Some((before, done)) = self.done.take() else { return };
         // Between two tokens there may be anything, a person's thoughts for instance.
         if layer == before + 1 {
-            let weight = if self.layer_seconds > 0.0 { WEIGHT } else { 1.0 };
-            self.layer_seconds += weight * (at.elapsed().as_secs_f64() - self.layer_seconds);
+            let weight = if self.gap > 0.0 { WEIGHT } else { 1.0 };
+            self.gap += weight * (done.elapsed().as_secs_f64() - self.gap);
         }
+    }
+
+    /// A layer's misses are issued: returns the seconds until the next layer's routing will be known.
+    fn issued(&mut self, layer: usize) -> f64 {
+        let now = Instant::now();
+        let done = self.link_free.max(now);
+        self.done = Some((layer, done));
+        (done - now).as_secs_f64() + self.gap
     }
 
     /// Notes that the link was given a copy of so many seconds.
@@ -99,14 +122,16 @@ impl<D: Device> Ahead<D> {
     }
 
     /// Settles the guesses that were made for this layer.
-    pub(super) fn settle(&mut self, layer: usize, used: &[ExpertId], absent: usize) {
+    fn settle(&mut self, layer: usize, used: &[ExpertId], absent: usize) {
         if self.guessed.take_if(|guessed| *guessed == layer).is_some() {
             let now = Instant::now();
-            let coming = &self.coming;
-            let mut late =
-                |id| coming.get(&id).map_or(0.0, |c| c.due.saturating_duration_since(now).as_secs_f64());
-            // A copy is one piece: what comes in vain arrives all the same and is the first to go.
-            let _ = self.prefetcher.settle(used, absent, &mut late);
+            let (coming, parts) = (&self.coming, &self.parts);
+            let due = |id| {
+                let part = parts.iter().find(|part| part.id == id).map(|part| part.due);
+                part.or_else(|| coming.get(&id).map(|coming| coming.due))
+            };
+            let mut late = |id| due(id).map_or(0.0, |due| due.saturating_duration_since(now).as_secs_f64());
+            self.prefetcher.settle(used, absent, &mut late);
         }
     }
 }
@@ -122,6 +147,47 @@ impl<D: Device> OnDevice<D> {
         Ok(())
     }
 
+    /// The routing of a layer is known: guesses of it are settled, the parts of experts that it uses are completed, before
+    /// anything else is copied, and those of others are given up.
+    pub(super) fn routing_known(
+        &mut self,
+        device: &D,
+        store: &HostStore,
+        faults: &Faults,
+        stats: &mut ExpertStats,
+        layer: usize,
+        used: &[ExpertId],
+    ) {
+        self.ahead.routed(layer);
+        let absent = used.iter().filter(|&&id| self.cache.find(id).is_none()).count();
+        self.ahead.settle(layer, used, absent);
+        for Part { id, at, bytes, .. } in std::mem::take(&mut self.ahead.parts) {
+            let record = if used.contains(&id) { store.peek(id) } else { None };
+            let rest = record.and_then(|record| {
+                let rest = bytes..record.as_ref().len();
+                let length = rest.len();
+                // What the device refuses is a miss like any other, and is tried again as one.
+                let begun = begin_copy(device, store, faults, self, id, at, (Arc::new(record), rest), stats);
+                Some((begun.ok().flatten()?, length))
+            });
+            match rest {
+                Some((fence, length)) => {
+                    stats.ahead_bytes += length as u64;
+                    let due = self.ahead.link_free;
+                    self.ahead.coming.insert(id, Coming { at, fence, due });
+                }
+                None => self.failed(id),
+            }
+        }
+    }
+
+    /// Gives up all parts: nobody knows when their layer will be asked for.
+    pub(super) fn drop_parts(&mut self) {
+        for part in std::mem::take(&mut self.ahead.parts) {
+            self.failed(part.id);
+        }
+    }
+
     /// Begins copies of what the next layer probably needs and of what was missed, as far as the link is idle. `used` are this
     /// layer's experts.
     #[allow(clippy::too_many_arguments, reason = "what copying needs, and what was guessed")]
@@ -133,23 +199,22 @@ impl<D: Device> OnDevice<D> {
         stats: &mut ExpertStats,
         guess: Option<(usize, &Routing)>,
         used: &[ExpertId],
-        (bytes, cpu_share): (u64, bool),
+        (layer, bytes, cpu_share): (usize, u64, bool),
     ) {
         let guesses = guess.map_or_else(Vec::new, |(layer, routing)| ranked(layer, routing));
         self.ahead.guessed = guess.map(|(layer, _)| layer);
         let (copy, cpu) = (self.rates.copy_seconds(bytes), self.rates.cpu_seconds(bytes, 1));
         let window = Window {
             link_free_in: self.ahead.link_free_in(),
-            needed_in: self.ahead.layer_seconds,
+            needed_in: self.ahead.issued(layer),
             copy,
-            piece: copy,
             link_wanted: !cpu_share || cpu >= copy,
             cpu: cpu_share.then_some(cpu),
             cpu_busy: self.ahead.cpu_seconds,
         };
         // Taken out while it decides, since what it decides about is the rest of `self`.
         let mut prefetcher = std::mem::take(&mut self.ahead.prefetcher);
-        let mut slots = Slots { device, store, faults, on: self, stats, used, bytes };
+        let mut slots = Slots { device, store, faults, on: self, stats, used };
         prefetcher.issue(&guesses, window, &mut slots);
         self.ahead.prefetcher = prefetcher;
         stats.prefetch = self.ahead.prefetcher.stats();
@@ -178,7 +243,6 @@ struct Slots<'a, D: Device> {
     on: &'a mut OnDevice<D>,
     stats: &'a mut ExpertStats,
     used: &'a [ExpertId],
-    bytes: u64,
 }
 
 impl<D: Device> Destination for Slots<'_, D> {
@@ -186,16 +250,20 @@ impl<D: Device> Destination for Slots<'_, D> {
         self.on.cache.find(id).is_none()
     }
 
-    fn start(&mut self, id: ExpertId, right: f64) -> bool {
+    fn start(&mut self, id: ExpertId, right: f64, share: f64) -> bool {
         // A guess is not worth reading a file for, nor waiting for room in host memory.
         let Some(record) = self.store.peek(id) else { return false };
         if !self.store.holds_all() {
             return false;
         }
+        let all = record.as_ref().len();
+        let bytes = if share < 1.0 { (all as f64 * share) as usize / GRAIN * GRAIN } else { all };
+        if bytes == 0 {
+            return false;
+        }
         let cache = &self.on.cache;
         let just_used = self.used.first().map_or(0.0, |&used| cache.worth(used));
-        let worth = cache.worth(id);
-        let worth = worth + right * (just_used - worth).max(0.0);
+        let worth = worth_of_guess(cache.worth(id), just_used, right, bytes < all);
         let used = self.used;
         let reserved = self.on.cache.reserve_over(id, worth, &mut |other| used.contains(&other));
         let Reserved::Slot { at, evicted: old } = reserved else { return false };
@@ -203,14 +271,19 @@ impl<D: Device> Destination for Slots<'_, D> {
         let at = SlotAt { slot: at.slot, generation: at.generation };
         // A guess that cannot be copied is no error: whoever needs the expert will try again, and say so.
         let (device, store, faults) = (self.device, self.store, self.faults);
-        let record = Arc::new(record);
-        let Ok(Some(fence)) = begin_copy(device, store, faults, self.on, id, at, record, self.stats) else {
+        let record: HostBytes = Arc::new(record);
+        let part = (record, 0..bytes);
+        let Ok(Some(fence)) = begin_copy(device, store, faults, self.on, id, at, part, self.stats) else {
             self.on.failed(id);
             return false;
         };
-        self.stats.ahead_bytes += self.bytes;
+        self.stats.ahead_bytes += bytes as u64;
         let due = self.on.ahead.link_free;
-        self.on.ahead.coming.insert(id, Coming { at, fence, due });
+        if bytes < all {
+            self.on.ahead.parts.push(Part { id, at, bytes, due });
+        } else {
+            self.on.ahead.coming.insert(id, Coming { at, fence, due });
+        }
         true
     }
 }

@@ -1,5 +1,6 @@
 //! Records on their way into slots.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::ExpertId;
@@ -39,7 +40,8 @@ pub(super) fn copy<D: Device>(
     let at_a_time = if store.holds_all() { usize::MAX } else { store.stats().slots as usize / 2 };
     let record = on.limit_copies(device, at_a_time).and_then(|()| on.wait_for(|| store.get(id)));
     let begun = record.and_then(|record| {
-        let fence = begin_copy(device, store, faults, on, id, at, Arc::new(record), stats)?;
+        let all = 0..record.as_ref().len();
+        let fence = begin_copy(device, store, faults, on, id, at, (Arc::new(record), all), stats)?;
         let Some(fence) = fence else { return Ok(false) };
         device.after(&fence)?;
         on.ordered();
@@ -55,8 +57,8 @@ pub(super) fn copy<D: Device>(
     Ok(true)
 }
 
-/// The copy itself; none if the device refused. Where checksums are compared it is waited for and, if it brought something
-/// else, repeated once.
+/// The copy itself, of a record or a part of it; none if the device refused. Where checksums are compared the end of a record is
+/// waited for and, if the slot holds something else, all of it is copied once more.
 #[allow(clippy::too_many_arguments, reason = "one step of copying, on parts of the same state")]
 pub(super) fn begin_copy<D: Device>(
     device: &D,
@@ -65,7 +67,7 @@ pub(super) fn begin_copy<D: Device>(
     on: &mut OnDevice<D>,
     id: ExpertId,
     at: SlotAt,
-    record: HostBytes,
+    (record, mut part): (HostBytes, Range<usize>),
     stats: &mut ExpertStats,
 ) -> Result<Option<Arc<D::Fence>>> {
     let bytes = (*record).as_ref().len();
@@ -73,12 +75,12 @@ pub(super) fn begin_copy<D: Device>(
     let mut repeated = false;
     loop {
         let sent = match on.checksums && faults.strikes(Point::Garble) {
-            true => garbled(&record),
+            true => garbled(&record, &part),
             false => record.clone(),
         };
         let begun = match faults.strikes(Point::Copy) {
             true => Err(refused()),
-            false => device.fill(&on.memory, at, sent),
+            false => device.fill_part(&on.memory, at, sent, part.clone()),
         };
         let copy = match begun {
             Ok(copy) => copy,
@@ -87,8 +89,8 @@ pub(super) fn begin_copy<D: Device>(
                 return on.refused(id, at, &error).map(|()| None);
             }
         };
-        on.ahead.book(on.rates.copy_seconds(bytes as u64));
-        if on.checksums {
+        on.ahead.book(on.rates.copy_seconds(part.len() as u64));
+        if on.checksums && part.end == bytes {
             // Nobody knows of the slot yet: it can be filled again.
             device.wait(&copy)?;
             let held = device.read_slot(&on.memory, at.slot, bytes)?;
@@ -98,17 +100,17 @@ pub(super) fn begin_copy<D: Device>(
                 }
                 stats.repeated_copies += 1;
                 repeated = true;
+                part = 0..bytes;
                 continue;
             }
         }
-        return on.issued_copy(device, id, copy, bytes as u64).map(Some);
+        return on.issued_copy(device, id, copy, part.len() as u64).map(Some);
     }
 }
 
-/// A record with a wrong byte.
-fn garbled(record: &HostBytes) -> HostBytes {
+/// A record with a wrong byte in that part.
+fn garbled(record: &HostBytes, part: &Range<usize>) -> HostBytes {
     let mut bytes = (**record).as_ref().to_vec();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    bytes[part.start + part.len() / 2] ^= 1;
     Arc::new(bytes)
 }

@@ -227,6 +227,7 @@ impl<D: Device> OnDevice<D> {
         // Where all experts are resident nothing is leased, so the leases' fences do not suffice.
         device.wait(&device.fence()?)?;
         self.issued.clear();
+        self.drop_parts();
         self.limit_copies(device, 0)?;
         // A slot filled ahead of need can only be taken from a resident.
         self.land(device)?;

@@ -12,12 +12,9 @@ use super::report::Counts;
 use super::{Machine, Replay, Report, Workload};
 use crate::experts::ExpertId;
 use crate::experts::cache::{Cache, Reserved};
-use crate::experts::prefetch::{Destination, PrefetchStats, Prefetcher, Window};
+use crate::experts::prefetch::{Destination, PrefetchStats, Prefetcher, Window, worth_of_guess};
 use crate::experts::schedule::{Busy, Miss, Rates, Target, follow, split};
 use crate::experts::trace::RoutingTrace;
-
-/// Copies ahead of need are made in so many pieces: gate, up and down with their scales.
-const PIECES: u32 = 3;
 
 /// A replay under way.
 pub(super) struct Run<'a> {
@@ -33,11 +30,11 @@ pub(super) struct Run<'a> {
     guesses: Guesses,
     now: f64,
     /// When the experts of the last layer were done.
-    layer_end: f64,
+    experts_done: f64,
     cpu_free: f64,
     /// When the streamed part of the next layer's trunk is there.
     trunk_at: f64,
-    /// Seconds from a layer's end to the next one's routing, as seen lately, by layer.
+    /// Seconds from a layer's last expert until the host has seen the next one's routing, lately, by layer.
     gaps: Vec<f64>,
     /// Seconds the CPU was at a layer's misses, lately.
     cpu_phase: f64,
@@ -66,15 +63,24 @@ struct Gpu {
     free: f64,
     /// Copies under way, in order of arrival.
     coming: VecDeque<Copying>,
+    /// Guesses of which only a part was copied.
+    parts: Vec<Part>,
     busy: f64,
-    /// Seconds of copies that were given up.
+    /// Seconds of copies that were not completed, since the guess was wrong.
     spared: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Copying {
     id: ExpertId,
-    start: f64,
+    end: f64,
+}
+
+/// The first `share` of a record, copied at `end`.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    id: ExpertId,
+    share: f64,
     end: f64,
 }
 
@@ -92,30 +98,31 @@ impl Gpu {
         self.coming.iter().find(|c| c.id == id).map(|c| c.end)
     }
 
-    /// Occupies the link from `start` at the earliest.
-    fn copy(&mut self, id: ExpertId, start: f64) -> Copying {
-        let start = self.free.max(start);
-        self.free = start + self.copy;
-        self.busy += self.copy;
-        Copying { id, start, end: self.free }
+    /// When what was asked for of an expert is there; none if that is so already.
+    fn late(&self, id: ExpertId) -> Option<f64> {
+        let part = self.parts.iter().find(|p| p.id == id).map(|p| p.end);
+        part.or_else(|| self.arrives(id))
     }
 
-    /// Gives a copy up after the piece it is at; what waits behind it moves up.
-    fn give_up(&mut self, id: ExpertId, now: f64) {
-        let Some(at) = self.coming.iter().position(|c| c.id == id && c.end > now) else { return };
-        let Some(Copying { start, end, .. }) = self.coming.remove(at) else { return };
-        let piece = self.copy / f64::from(PIECES);
-        let cut = start + ((now - start).max(0.0) / piece).ceil() * piece;
-        let spared = (end - cut).max(0.0);
-        for behind in self.coming.range_mut(at..) {
-            behind.start -= spared;
-            behind.end -= spared;
+    /// Occupies the link for a share of a record, from `start` at the earliest; returns when that is copied.
+    fn copy(&mut self, share: f64, start: f64) -> f64 {
+        self.free = self.free.max(start) + share * self.copy;
+        self.busy += share * self.copy;
+        self.free
+    }
+
+    /// The routing is known: parts of what is used are completed, the others' slots are free again.
+    fn complete(&mut self, used: &[ExpertId], now: f64) {
+        for Part { id, share, .. } in std::mem::take(&mut self.parts) {
+            if used.contains(&id) {
+                let end = self.copy(1.0 - share, now);
+                self.coming.push_back(Copying { id, end });
+            } else {
+                self.spared += (1.0 - share) * self.copy;
+                let failed = self.cache.failed(id);
+                debug_assert!(failed.is_ok(), "{failed:?}");
+            }
         }
-        self.free -= spared;
-        self.busy -= spared;
-        self.spared += spared;
-        let failed = self.cache.failed(id);
-        debug_assert!(failed.is_ok(), "{failed:?}");
     }
 }
 
@@ -169,20 +176,23 @@ impl Destination for Ahead<'_> {
         self.gpu.cache.find(id).is_none()
     }
 
-    fn start(&mut self, id: ExpertId, right: f64) -> bool {
+    fn start(&mut self, id: ExpertId, right: f64, share: f64) -> bool {
         if self.host.is_some_and(|host| !host.has(id)) {
             return false;
         }
         let used = self.used;
         let cache = &self.gpu.cache;
         let just_used = used.first().map_or(0.0, |&u| cache.worth(u));
-        let worth = cache.worth(id);
-        let worth = worth + right * (just_used - worth).max(0.0);
+        let worth = worth_of_guess(cache.worth(id), just_used, right, share < 1.0);
         let reserved = self.gpu.cache.reserve_over(id, worth, &mut |other| used.contains(&other));
         let Reserved::Slot { .. } = reserved else { return false };
-        let copy = self.gpu.copy(id, self.now);
-        self.gpu.coming.push_back(copy);
-        self.fresh.insert(id, ());
+        let end = self.gpu.copy(share, self.now);
+        if share < 1.0 {
+            self.gpu.parts.push(Part { id, share, end });
+        } else {
+            self.gpu.coming.push_back(Copying { id, end });
+            self.fresh.insert(id, ());
+        }
         true
     }
 }
@@ -203,6 +213,7 @@ impl<'a> Run<'a> {
             copy: of.record as f64 / on.link,
             free: 0.0,
             coming: VecDeque::new(),
+            parts: Vec::new(),
             busy: 0.0,
             spared: 0.0,
         };
@@ -226,7 +237,7 @@ impl<'a> Run<'a> {
             prefetcher: Prefetcher::new(),
             guesses: Guesses::new(of.top_k, how.seed),
             now: 0.0,
-            layer_end: 0.0,
+            experts_done: 0.0,
             cpu_free: 0.0,
             trunk_at: 0.0,
             gaps: vec![0.0; of.layers],
@@ -269,17 +280,16 @@ impl<'a> Run<'a> {
         let mut last = self.of.layers - 1;
         self.now = self.compute(self.now, self.of.dense);
         for layer in 0..self.of.layers {
-            let before = self.layer_end;
-            let routed = self.layer(token, layer);
-            follow(&mut self.gaps[last], routed - before);
+            let before = self.experts_done;
+            let seen = self.layer(token, layer);
+            follow(&mut self.gaps[last], seen - before);
             last = layer;
-            self.layer_end = self.now;
         }
         self.now = self.compute(self.now, self.of.head) + self.on.sync;
         self.counts.steps.push(self.now - begin);
     }
 
-    /// One layer. Returns when it was routed.
+    /// One layer. Returns when the host had seen its routing.
     fn layer(&mut self, token: usize, layer: usize) -> f64 {
         let (of, on) = (self.of, self.on);
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -291,7 +301,7 @@ impl<'a> Run<'a> {
         let ids =
             self.trace.ids(token, layer).iter().map(|&e| ExpertId { layer: number, expert: u32::from(e) });
         scratch.used.extend(ids);
-        let hits = self.look_up(&scratch.used, &mut scratch.misses, routed, seen);
+        let hits = self.look_up(&scratch.used, &mut scratch.misses, seen);
         let residents = self.compute(routed, of.shared + hits as f64 * of.record as f64);
         self.stream_trunk(seen);
 
@@ -311,15 +321,21 @@ impl<'a> Run<'a> {
             self.rates.observe_gpu(of.record, of.record as f64 / on.gpu());
         }
         let done = gpu.max(cpu.map_or(0.0, |cpu| cpu + on.launch));
+        self.experts_done = done;
         self.now = self.compute(done, 0.0);
         self.scratch = scratch;
-        routed
+        seen
     }
 
     /// Sorts a layer's experts into hits, which it counts, and misses.
-    fn look_up(&mut self, used: &[ExpertId], misses: &mut Vec<Miss>, routed: f64, seen: f64) -> usize {
+    fn look_up(&mut self, used: &[ExpertId], misses: &mut Vec<Miss>, seen: f64) -> usize {
         misses.clear();
-        let (mut hits, mut absent) = (0, 0);
+        let mut hits = 0;
+        let gpu = &self.gpu;
+        let absent = used.iter().filter(|&&id| gpu.cache.find(id).is_none()).count();
+        let late = &mut |id| gpu.late(id).map_or(0.0, |at| (at - seen).max(0.0));
+        self.prefetcher.settle(used, absent, late);
+        self.gpu.complete(used, seen);
         for &id in used {
             self.gpu.cache.touch(id);
             if let Some(host) = &mut self.host {
@@ -339,19 +355,8 @@ impl<'a> Run<'a> {
                 Some(host) if arriving_in.is_none() => host.fetch(id, seen, used) - seen,
                 _ => 0.0,
             };
-            absent += usize::from(arriving_in.is_none());
             let miss = Miss { expert: id.expert, bytes: self.of.record, rows: 1, arriving_in, host_in };
             misses.push(miss);
-        }
-        let gpu = &self.gpu;
-        let late = &mut |id| gpu.arrives(id).map_or(0.0, |at| at - routed);
-        for &id in self.prefetcher.settle(used, absent, late) {
-            self.gpu.give_up(id, seen);
-            self.fresh.remove(&id);
-        }
-        for miss in misses.iter_mut().filter(|m| m.arriving_in.is_some()) {
-            let id = ExpertId { layer: used[0].layer, expert: miss.expert };
-            miss.arriving_in = self.gpu.arrives(id).map(|at| (at - seen).max(0.0));
         }
         self.counts.uses += used.len() as u64;
         self.counts.hits += hits as u64;
@@ -370,13 +375,13 @@ impl<'a> Run<'a> {
             }
             let id = ExpertId { layer, expert: miss.expert };
             let reserved = self.gpu.cache.reserve(id, &mut |other| used.contains(&other));
-            let copy = self.gpu.copy(id, seen + miss.host_in);
+            let end = self.gpu.copy(1.0, seen + miss.host_in);
             self.rates.observe_copy(self.gpu.record, self.gpu.copy);
             // What isn't kept passes through a buffer beside the slots.
             if let Reserved::Slot { .. } = reserved {
-                self.gpu.coming.push_back(copy);
+                self.gpu.coming.push_back(Copying { id, end });
             }
-            scratch.arrivals.push(copy.end);
+            scratch.arrivals.push(end);
         }
     }
 
@@ -407,7 +412,6 @@ impl<'a> Run<'a> {
             link_free_in: (self.gpu.free - seen).max(0.0),
             needed_in: estimate.max(0.0) + self.gaps[layer],
             copy: self.rates.copy_seconds(self.of.record),
-            piece: self.rates.copy_seconds(self.of.record) / f64::from(PIECES),
             link_wanted: self.streamed > 0
                 || self.rates.cpu_seconds(self.of.record, 1) >= self.rates.copy_seconds(self.of.record),
             cpu: (self.on.cpu > 0.0).then(|| self.rates.cpu_seconds(self.of.record, 1)),
