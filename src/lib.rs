@@ -28,6 +28,7 @@ pub mod experts;
 pub mod generate;
 pub mod model;
 pub mod quant;
+mod simd;
 pub mod synth;
 pub mod telemetry;
 pub mod tokenizer;

@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::cpu::simd::{Isa, Kernel};
+use crate::simd::{Isa, Kernel};
 
 /// Rows of `a` in a task; `b` is read once for all of them.
 const TASK_ROWS: usize = 64;

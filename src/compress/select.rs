@@ -197,17 +197,7 @@ pub(super) fn check_count(config: &ModelConfig, experts: usize) -> Result<()> {
             moe.top_k, moe.num_experts
         ));
     }
-    if !experts.is_multiple_of(moe.n_group) {
-        return bad(format!("expected a multiple of the model's {} groups", moe.n_group));
-    }
-    if experts / moe.n_group * moe.topk_group < moe.top_k {
-        let least = moe.top_k.div_ceil(moe.topk_group) * moe.n_group;
-        return bad(format!(
-            "expected at least {least}: {} of {} groups must hold the {} experts of a token",
-            moe.topk_group, moe.n_group, moe.top_k
-        ));
-    }
-    Ok(())
+    moe.can_choose_among(experts).or_else(bad)
 }
 
 fn check_layer(config: &ModelConfig, layer: usize, groups: &[Group], count: usize) -> Result<()> {

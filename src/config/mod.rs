@@ -118,6 +118,24 @@ pub struct MoeConfig {
     pub routed_scaling_factor: f32,
 }
 
+impl MoeConfig {
+    /// Whether the router could choose a token's experts from so many, the rest as it is; if not, what was expected, as a
+    /// predicate.
+    pub(crate) fn can_choose_among(&self, experts: usize) -> Result<(), String> {
+        let MoeConfig { n_group, topk_group, top_k, .. } = *self;
+        if !experts.is_multiple_of(n_group) {
+            return Err(format!("expected a multiple of the model's {n_group} groups"));
+        }
+        if experts / n_group * topk_group < top_k {
+            let least = top_k.div_ceil(topk_group) * n_group;
+            return Err(format!(
+                "expected at least {least}: {topk_group} of {n_group} groups must hold the {top_k} experts of a token"
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Rotary position embedding: the inverse frequencies are all that is left of theta and yarn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {

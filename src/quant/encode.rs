@@ -3,7 +3,7 @@
 //! The bytes depend on the values alone, not on the processor: no fused multiply-add, and rounding is integer arithmetic.
 
 use super::{Format, MatrixLayout, fp8, int4, plain};
-use crate::device::cpu::simd::{Isa, Kernel};
+use crate::simd::{Isa, Kernel};
 
 /// What encoding cost, beyond rounding to the nearest value the format has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,6 +7,7 @@
 
 use super::int4::GROUP;
 use super::narrow::{Bf16, Narrow};
+use crate::simd::sum_lanes;
 
 /// Scales tried at once, one a lane of a vector.
 const TRIED: usize = 32;
@@ -59,26 +60,13 @@ fn fit(x: &[f32; GROUP], scale: f32) -> Fit {
         let off = x[i] - q * scale;
         (error[i], xq[i], qq[i]) = (off * off, x[i] * q, q * q);
     }
-    Fit { scale, error: sum(error), refined: least_squares(sum(xq), sum(qq), scale) }
+    Fit { scale, error: sum_lanes(error), refined: least_squares(sum_lanes(xq), sum_lanes(qq), scale) }
 }
 
 /// Σxq / Σq² as a scale; `otherwise` where all integers are zero and any scale is as good.
 #[inline(always)]
 fn least_squares(xq: f32, qq: f32, otherwise: f32) -> f32 {
     if qq > 0.0 { allowed(xq / qq) } else { otherwise }
-}
-
-/// Adds in an order that vector units share.
-#[inline(always)]
-fn sum(mut terms: [f32; GROUP]) -> f32 {
-    let mut width = GROUP / 2;
-    while width > 0 {
-        for i in 0..width {
-            terms[i] += terms[i + width];
-        }
-        width /= 2;
-    }
-    terms[0]
 }
 
 /// The best of all scales tried, refined.

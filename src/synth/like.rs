@@ -94,16 +94,7 @@ fn check(layers: usize, experts: usize, own: &ModelConfig) -> Result<()> {
     if !(moe.top_k..=MAX_EXPERTS).contains(&experts) {
         return bad(format!("expected {} (what a token chooses) to {MAX_EXPERTS}", moe.top_k));
     }
-    if !experts.is_multiple_of(moe.n_group) {
-        return bad(format!("expected a multiple of the model's {} groups", moe.n_group));
-    }
-    if experts / moe.n_group * moe.topk_group < moe.top_k {
-        let least = moe.top_k.div_ceil(moe.topk_group) * moe.n_group;
-        return bad(format!(
-            "expected at least {least}: {} of {} groups must hold the {} experts of a token",
-            moe.topk_group, moe.n_group, moe.top_k
-        ));
-    }
+    moe.can_choose_among(experts).or_else(bad)?;
     // An expert has three tensors at least; what it has exactly is known once the whole configuration is.
     refuse_too_many(layers - own.first_k_dense.min(layers - 1), experts, 3)
 }

@@ -1,10 +1,10 @@
 //! RoPE, the latent cache and MLA on the CPU, one task a head.
 
-use super::simd::{Isa, Kernel, axpy, dot, mul_add};
 use crate::checkpoint::region::HostMatrix;
 use crate::config::{AttentionConfig, RopeConfig};
 use crate::device::{KV_PAGE, MlaCall, MlaForm};
 use crate::error::{Error, Result};
+use crate::simd::{Isa, Kernel, axpy, dot, mul_add};
 
 /// Latent cache of one sequence in f32: per layer, pages of [`KV_PAGE`] tokens [latent, rotated key part].
 #[derive(Debug)]

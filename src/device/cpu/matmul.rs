@@ -6,8 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::simd::{Isa, Kernel, mul_add};
 use crate::quant::MatrixView;
+use crate::simd::{Isa, Kernel, mul_add};
 
 /// Rows of a decoded tile; each token's x is loaded once for all of them.
 const TILE_ROWS: usize = 4;

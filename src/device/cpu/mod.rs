@@ -4,7 +4,6 @@
 
 mod attention;
 mod matmul;
-pub(crate) mod simd;
 mod workers;
 
 use std::any::Any;
@@ -14,8 +13,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+pub use crate::simd::Isa;
 pub use attention::CpuKvCache;
-pub use simd::Isa;
 pub use workers::{HostJob, JobPanic, Workers};
 
 use super::{

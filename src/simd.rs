@@ -106,10 +106,10 @@ pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     sum_lanes(sums) + rest
 }
 
-/// Adds partial sums as a tree, which a vector unit does in log₂ steps.
+/// Adds partial sums, a power of two of them, as a tree, which a vector unit does in log₂ steps.
 #[inline(always)]
-fn sum_lanes(mut sums: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
+pub(crate) fn sum_lanes<const N: usize>(mut sums: [f32; N]) -> f32 {
+    let mut width = N / 2;
     while width > 0 {
         for lane in 0..width {
             sums[lane] += sums[lane + width];
@@ -121,7 +121,7 @@ fn sum_lanes(mut sums: [f32; LANES]) -> f32 {
 
 /// y += a·x.
 #[inline(always)]
-pub(super) fn axpy<const FMA: bool>(a: f32, x: &[f32], y: &mut [f32]) {
+pub(crate) fn axpy<const FMA: bool>(a: f32, x: &[f32], y: &mut [f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y = mul_add::<FMA>(a, x, *y);
     }
