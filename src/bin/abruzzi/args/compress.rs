@@ -11,17 +11,21 @@ use super::JsonArgs;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  abruzzi compress -m config.json --layers 24 --experts 16 --dry-run      parameters and bytes, without the weights
-  abruzzi compress -m DIR -o half --experts 192 -f text.txt --heal        chosen by what they do on a text, then healed
-  abruzzi compress -m DIR -o small --steps 75%,50%,25% -f text.txt --heal     in stages, each measured anew
-  abruzzi compress -m DIR -o blind --experts 192                          those whose routers cover the others best
+  abruzzi compress -m config.json --layers 24 --experts 16 --dry-run
+                                  parameters and bytes, without the weights
+  abruzzi compress -m DIR -o half --experts 192 -f text.txt --heal
+                                  chosen by what they do on a text, then healed
+  abruzzi compress -m DIR -o small --steps 75%,50%,25% -f text.txt --heal
+                                  in stages, each measured anew
+  abruzzi compress -m DIR -o blind --experts 192
+                                  those whose routers cover the others best
   abruzzi compress -m DIR -o merged --experts 96 --method merge --format int4-g32
   abruzzi compress -m DIR -o mine --layers 0-3,8,12-60 --experts-list lists.json
 
-Every shared expert, norm, the embedding and the head of what is kept are kept. A list of experts is a JSON object from
-layers to experts: {\"1\": [0, 5, [[7, 0.6], [9, 0.4]]]} keeps 0 and 5 of layer 1 and merges 7 and 9; every result lists
-its own in abruzzi-provenance.json. The result is verified before it gets its name. A run that was interrupted is
-continued by the same command.")]
+Every shared expert, norm, the embedding and the head of what is kept are kept. A list of experts
+is a JSON object from layers to experts: {\"1\": [0, 5, [[7, 0.6], [9, 0.4]]]} keeps 0 and 5 of layer
+1 and merges 7 and 9; every result lists its own in abruzzi-provenance.json. The result is proven
+before it gets its name. A run that was interrupted is continued by the same command.")]
 pub struct CompressArgs {
     /// Checkpoint folder, or with --dry-run a config.json [default: the demo model]
     #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "PATH")]
