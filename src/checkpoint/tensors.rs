@@ -2,7 +2,8 @@
 //! these, and whoever writes a checkpoint writes these.
 
 use super::header::Dtype;
-use super::weights::{MatrixSpec, Storage, VectorSpec};
+use super::weights::{MatrixSpec, Storage, VectorSpec, expert_spec};
+use crate::config::ModelConfig;
 use crate::quant::{Format, MatrixLayout, int4};
 
 /// Element types of an unquantised tensor, the one to write first.
@@ -62,6 +63,17 @@ impl MatrixSpec {
             },
         }
     }
+}
+
+/// Tensors that a model's routed experts consist of in files.
+pub(crate) fn routed_tensors(config: &ModelConfig) -> usize {
+    let of_matrix = |m: &MatrixSpec| {
+        let MatrixTensors { scale, shape, .. } = m.tensors();
+        1 + usize::from(scale.is_some()) + usize::from(shape.is_some())
+    };
+    let of_expert: usize =
+        expert_spec(config, config.num_layers - 1, 0).each().into_iter().map(of_matrix).sum();
+    (config.num_layers - config.first_k_dense) * config.moe.num_experts * of_expert
 }
 
 impl VectorSpec {

@@ -13,7 +13,7 @@ use crate::model::walk::{Walk, WalkLayer, Windows, add, combine, route};
 pub struct Calibration {
     /// Tokens it was measured on.
     pub tokens: usize,
-    /// Mean −ln p of a token, in nats.
+    /// Mean −ln p of a token over windows, in nats.
     pub nats: f64,
     /// By layer.
     pub layers: Vec<LayerUse>,
@@ -64,17 +64,17 @@ pub fn calibrate(walk: &Walk, windows: &[Vec<u32>], progress: &mut dyn FnMut(usi
         layers.push(LayerUse { influence, experts });
         progress(at);
     }
-    let losses = walk.losses(&windows)?;
-    let nats = losses.iter().map(|loss| loss.nats).sum::<f64>() / losses.len().max(1) as f64;
+    let of_windows = nats(walk, &windows)?;
+    let nats = of_windows.iter().sum::<f64>() / of_windows.len() as f64;
     Ok(Calibration { tokens: windows.tokens(), nats, layers })
 }
 
-/// Mean −ln p of a token, in nats, if a model kept only what is selected: its other layers are passed by, its other experts never
-/// chosen. For selections that merge nothing, this is what the model that is made by them would have.
+/// By window the mean −ln p of a token, in nats, if a model kept only what is selected: its other layers are passed by, its other
+/// experts never chosen. For selections that merge nothing, this is what the model that is made by them would have.
 ///
 /// # Errors
 /// As [`calibrate`].
-pub fn foretold(walk: &Walk, selection: &Selection, windows: &[Vec<u32>]) -> Result<f64> {
+pub fn foretold(walk: &Walk, selection: &Selection, windows: &[Vec<u32>]) -> Result<Vec<f64>> {
     let mut stream = walk.embed(windows)?;
     for (new, &at) in selection.layers().iter().enumerate() {
         let layer = walk.layer(at)?;
@@ -87,8 +87,18 @@ pub fn foretold(walk: &Walk, selection: &Selection, windows: &[Vec<u32>]) -> Res
         }
         walk.mix_by(&layer, &masked, &x, &mut stream, |_| Ok(()))?;
     }
-    let losses = walk.losses(&stream)?;
-    Ok(losses.iter().map(|loss| loss.nats).sum::<f64>() / losses.len().max(1) as f64)
+    nats(walk, &stream)
+}
+
+/// By window the mean −ln p of a token, in nats; 0 for a window of one token.
+fn nats(walk: &Walk, behind: &Windows) -> Result<Vec<f64>> {
+    let mut sums = vec![(0.0, 0.0); behind.ranges().len()];
+    for loss in walk.losses(behind)? {
+        let (nats, tokens) = &mut sums[loss.window];
+        *nats += loss.nats;
+        *tokens += 1.0;
+    }
+    Ok(sums.into_iter().map(|(nats, tokens)| nats / f64::max(tokens, 1.0)).collect())
 }
 
 /// Measures a layer's experts and adds them to the stream.

@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{Isa, Kernel};
+use crate::simd::{Isa, Kernel, sum_lanes};
 
 /// Rows of `a` in a task; `b` is read once for all of them.
 const TASK_ROWS: usize = 64;
@@ -110,26 +110,13 @@ fn tile(a: [&[f32]; TILE[0]], b: [&[f32]; TILE[1]]) -> [[f32; TILE[1]]; TILE[0]]
     }
     let mut totals = [[0.0; TILE[1]]; TILE[0]];
     for r in 0..TILE[0] {
-        totals[r] = [sum(first[r]), sum(second[r])];
+        totals[r] = [sum_lanes(first[r]), sum_lanes(second[r])];
         for at in chunks * LANES..a[r].len() {
             totals[r][0] += a[r][at] * b[0][at];
             totals[r][1] += a[r][at] * b[1][at];
         }
     }
     totals
-}
-
-/// Adds in an order that vector units share.
-#[inline(always)]
-fn sum(mut terms: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            terms[lane] += terms[lane + width];
-        }
-        width /= 2;
-    }
-    terms[0]
 }
 
 /// 1 / |row| for every row; 0 for a row of zeros, which is thereby like no other.

@@ -9,9 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
-
 use super::plan::{Convert, Plan, Work};
+use crate::checkpoint::write::header;
 use crate::checkpoint::{Checkpoint, Dtype, Located, open_regular, parse_header};
 use crate::error::{Error, Fault, FaultList, Result};
 use crate::quant::{Format, MatrixLayout};
@@ -122,19 +121,10 @@ pub(super) fn write(
     file: &mut impl Write,
 ) -> Result<()> {
     let failed = |e: io::Error| Error::io(path, "write")(e);
-    let mut end = 0;
-    let entries: serde_json::Map<String, Value> = scales
-        .iter()
-        .map(|(module, scale)| {
-            let begin = end;
-            end += scale.entry.len;
-            let entry = json!({"dtype": "F32", "shape": scale.entry.shape, "data_offsets": [begin, end]});
-            (format!("{module}.weight_scale_inv"), entry)
-        })
-        .collect();
-    let mut header = Value::Object(entries).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+    let names: Vec<String> = scales.iter().map(|(module, _)| format!("{module}.weight_scale_inv")).collect();
+    let tensors = names.iter().zip(scales);
+    let header =
+        header(tensors.map(|(name, (_, s))| (name.as_str(), Dtype::F32, &s.entry.shape[..], s.entry.len)));
     file.write_all(&header).map_err(failed)?;
     let mut buffer = vec![0; PIECE];
     for (_, scale) in scales {

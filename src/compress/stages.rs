@@ -281,8 +281,8 @@ impl Stages<'_> {
         }
     }
 
-    /// Of the experts that this stage's measurements miss most and those that the original's do, the ones with which the stage's
-    /// source foretells the text better: measuring anew must not make a stage worse than not measuring.
+    /// Of the experts that this stage's measurements miss most and those that the original's do: the former where the stage's source
+    /// foretells the text clearly better with them. Measuring anew must not make a stage worse than not measuring.
     fn select_used(
         &self,
         stage: usize,
@@ -302,7 +302,7 @@ impl Stages<'_> {
         let of = from.checkpoint.config().num_layers;
         (self.tell)(stage, Step::Measure(0, of));
         let nats = |selection| foretold(&walk, selection, text.calibration());
-        Ok(if nats(&anew)? <= nats(&as_first)? { anew } else { as_first })
+        Ok(if is_clearly_less(&nats(&anew)?, &nats(&as_first)?) { anew } else { as_first })
     }
 
     /// Layers that a stage keeps, by the numbers of its source: a list at once, a count step by step.
@@ -447,6 +447,15 @@ fn most_influential(measured: &Calibration, count: usize, config: &ModelConfig) 
     ranked
 }
 
+/// Whether `a` is less than `b`, which are of the same windows, by more than twice the standard error of the difference.
+fn is_clearly_less(a: &[f64], b: &[f64]) -> bool {
+    let gains: Vec<f64> = a.iter().zip(b).map(|(a, b)| b - a).collect();
+    let n = gains.len() as f64;
+    let mean = gains.iter().sum::<f64>() / n;
+    let variance = gains.iter().map(|gain| (gain - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    mean > 2.0 * (variance / n).sqrt()
+}
+
 fn replace(file: &Path, value: &Value) -> Result<()> {
     write_whole(file, format!("{value:#}\n").as_bytes())
 }
@@ -458,4 +467,20 @@ fn write_whole(file: &Path, bytes: &[u8]) -> Result<()> {
     let new = PathBuf::from(name);
     fs::write(&new, bytes).map_err(Error::io(&new, "write"))?;
     fs::rename(&new, file).map_err(Error::io(file, "create"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chance_does_not_decide() {
+        let b = [3.0, 3.5, 4.0, 3.2];
+        assert!(is_clearly_less(&b.map(|nats| nats - 0.01), &b));
+        assert!(!is_clearly_less(&b, &b) && !is_clearly_less(&b.map(|nats| nats + 0.01), &b));
+        // Better by 0.01 on average, but worse in two of four windows.
+        assert!(!is_clearly_less(&[2.9, 3.6, 3.9, 3.26], &b));
+        // One window says nothing about chance.
+        assert!(!is_clearly_less(&[1.0], &[2.0]));
+    }
 }

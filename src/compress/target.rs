@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::select::Selection;
 use crate::checkpoint::MAX_TENSORS;
+use crate::checkpoint::tensors::routed_tensors;
 use crate::checkpoint::weights::{MatrixSpec, Storage, Weights, expert_spec};
 use crate::config::rewrite::{self, Rewrite};
 use crate::config::{ModelConfig, Quantization};
@@ -164,13 +165,7 @@ impl Target {
 
 /// The loader takes so many tensors and no more; an INT4 matrix is three.
 fn check_tensors(config: &ModelConfig) -> Result<()> {
-    let expert = expert_spec(config, config.num_layers - 1, 0);
-    let of_one = expert.each().into_iter().map(|m| {
-        let parts = m.tensors();
-        1 + usize::from(parts.scale.is_some()) + usize::from(parts.shape.is_some())
-    });
-    let experts = (config.num_layers - config.first_k_dense) * config.moe.num_experts;
-    let tensors = experts * of_one.sum::<usize>();
+    let tensors = routed_tensors(config);
     if tensors > MAX_TENSORS {
         let problem =
             format!("makes {tensors} tensors of the routed experts; at most {MAX_TENSORS} are loaded");

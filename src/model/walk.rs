@@ -4,6 +4,8 @@
 //! host memory, where it can be measured and changed: choosing and healing experts, and trying a checkpoint that was just
 //! written, are done on it. The blocks are those that [`super::Model`] runs.
 
+mod loss;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,6 +19,9 @@ use crate::device::{Device, Precision, Routing, Shape};
 use crate::error::{Error, NonFinite, Result};
 use crate::experts::residency::{LayerCall, Placement, Residency};
 use crate::telemetry::Row;
+
+use loss::Running;
+pub use loss::TokenLoss;
 
 /// Bytes of the head that are in memory at once.
 const HEAD_BLOCK: usize = 64 << 20;
@@ -116,17 +121,6 @@ pub struct Seen<'a> {
     pub outputs: &'a [f32],
     /// Output of the shared experts, [tokens, hidden]; empty where there are none.
     pub shared: &'a [f32],
-}
-
-/// How well a token was foretold by those before it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenLoss {
-    /// Window.
-    pub window: usize,
-    /// −ln p of the token that followed, in nats.
-    pub nats: f64,
-    /// Whether it was the most probable one.
-    pub first: bool,
 }
 
 impl Walk {
@@ -479,47 +473,5 @@ pub fn combine(outputs: &[f32], weights: &[f32], width: usize, sum: &mut [f32]) 
 pub fn add(x: &[f32], sum: &mut [f32]) {
     for (s, v) in sum.iter_mut().zip(x) {
         *s += v;
-    }
-}
-
-/// The softmax of one token as the blocks of its logits come by.
-#[derive(Clone, Copy)]
-struct Running {
-    largest: f32,
-    best: usize,
-    /// Σ e^(logit − largest)
-    sum: f64,
-    /// Logit and id of the token that followed.
-    target: Option<(f32, usize)>,
-}
-
-impl Default for Running {
-    fn default() -> Running {
-        Running { largest: f32::NEG_INFINITY, best: 0, sum: 0.0, target: None }
-    }
-}
-
-impl Running {
-    fn take(&mut self, first: usize, logits: &[f32], next: Option<u32>) {
-        let (mut largest, mut best) = (self.largest, self.best);
-        for (i, &logit) in logits.iter().enumerate() {
-            if logit > largest {
-                (largest, best) = (logit, first + i);
-            }
-        }
-        let before = self.sum * f64::from(self.largest - largest).exp();
-        self.sum = before + logits.iter().map(|&v| f64::from(v - largest).exp()).sum::<f64>();
-        (self.largest, self.best) = (largest, best);
-        if let Some(id) = next.map(|id| id as usize)
-            && let Some(&logit) = id.checked_sub(first).and_then(|at| logits.get(at))
-        {
-            self.target = Some((logit, id));
-        }
-    }
-
-    fn loss(&self, window: usize) -> TokenLoss {
-        let (logit, id) = self.target.unwrap_or((self.largest, self.best));
-        let nats = f64::from(self.largest) + self.sum.ln() - f64::from(logit);
-        TokenLoss { window, nats, first: id == self.best }
     }
 }

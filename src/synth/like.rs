@@ -6,8 +6,7 @@ use serde_json::Value;
 
 use super::Synth;
 use crate::checkpoint::MAX_TENSORS;
-use crate::checkpoint::tensors::MatrixTensors;
-use crate::checkpoint::weights::expert_spec;
+use crate::checkpoint::tensors::routed_tensors;
 use crate::config::ModelConfig;
 use crate::config::rewrite::{self, Rewrite};
 use crate::error::{Error, Result};
@@ -60,22 +59,12 @@ pub(super) fn resolve(synth: &Synth) -> Result<(Value, ModelConfig)> {
         }
     }
     let config = json.meaning()?;
-    check_count(&config)?;
+    // The loader takes so many tensors and no more; here it also bounds what the list of them costs.
+    refuse_too_many(routed_tensors(&config), experts)?;
     Ok((json.into_json(), config))
 }
 
-/// The loader takes so many tensors and no more; here it also bounds what the list of them costs.
-fn check_count(config: &ModelConfig) -> Result<()> {
-    let expert = expert_spec(config, config.num_layers - 1, 0);
-    let parts = |tensors: MatrixTensors| {
-        1 + usize::from(tensors.scale.is_some()) + usize::from(tensors.shape.is_some())
-    };
-    let of_one: usize = expert.each().into_iter().map(|m| parts(m.tensors())).sum();
-    refuse_too_many(config.num_layers - config.first_k_dense, config.moe.num_experts, of_one)
-}
-
-fn refuse_too_many(layers: usize, experts: usize, tensors_of_one: usize) -> Result<()> {
-    let tensors = layers * experts * tensors_of_one;
+fn refuse_too_many(tensors: usize, experts: usize) -> Result<()> {
     if tensors > MAX_TENSORS {
         let problem =
             format!("with {experts} experts makes {tensors} tensors, at most {MAX_TENSORS} are loaded");
@@ -96,5 +85,5 @@ fn check(layers: usize, experts: usize, own: &ModelConfig) -> Result<()> {
     }
     moe.can_choose_among(experts).or_else(bad)?;
     // An expert has three tensors at least; what it has exactly is known once the whole configuration is.
-    refuse_too_many(layers - own.first_k_dense.min(layers - 1), experts, 3)
+    refuse_too_many((layers - own.first_k_dense.min(layers - 1)) * experts * 3, experts)
 }

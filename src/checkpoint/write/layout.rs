@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::hash::{describe, text};
 use super::{NewTensor, Unit};
+use crate::checkpoint::Dtype;
 use crate::checkpoint::header::{MAX_HEADER, MAX_NAME, MAX_RANK, MAX_TENSORS};
 use crate::checkpoint::index::MAX_SHARDS;
 use crate::error::{Error, Result};
@@ -94,23 +95,9 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    /// The safetensors header of a shard: the length of the JSON, then the JSON, padded so that the first tensor is
-    /// aligned to 8 bytes.
+    /// The safetensors header of a shard.
     pub(super) fn header(&self, shard: usize) -> Vec<u8> {
-        let mut offset = 0;
-        let mut entries = BTreeMap::new();
-        for tensor in self.tensors_of(shard) {
-            let data_offsets = [offset, offset + tensor.bytes()];
-            offset = data_offsets[1];
-            let entry = Entry { data_offsets, dtype: tensor.dtype.name(), shape: &tensor.shape };
-            entries.insert(tensor.name.as_str(), entry);
-        }
-        // Strings, numbers and arrays in a map by strings: nothing that JSON cannot say.
-        let mut json = serde_json::to_vec(&entries).unwrap_or_default();
-        json.resize(json.len().next_multiple_of(8), b' ');
-        let mut header = (json.len() as u64).to_le_bytes().to_vec();
-        header.append(&mut json);
-        header
+        header(self.tensors_of(shard).map(|t| (t.name.as_str(), t.dtype, &t.shape[..], t.bytes())))
     }
 
     /// The content of the index file.
@@ -142,6 +129,23 @@ impl<'a> Layout<'a> {
     fn tensors_of(&self, shard: usize) -> impl Iterator<Item = &'a NewTensor> {
         self.units[self.shards[shard].units.clone()].iter().flat_map(|unit| &unit.tensors)
     }
+}
+
+/// The header of a safetensors file of these tensors (name, type, shape, bytes), which follow each other: the length of the JSON,
+/// then the JSON, padded so that the first tensor is aligned to 8 bytes.
+pub(crate) fn header<'a>(tensors: impl Iterator<Item = (&'a str, Dtype, &'a [u64], u64)>) -> Vec<u8> {
+    let (mut offset, mut entries) = (0, BTreeMap::new());
+    for (name, dtype, shape, bytes) in tensors {
+        let data_offsets = [offset, offset + bytes];
+        offset = data_offsets[1];
+        entries.insert(name, Entry { data_offsets, dtype: dtype.name(), shape });
+    }
+    // Strings, numbers and arrays in a map by strings: nothing that JSON cannot say.
+    let mut json = serde_json::to_vec(&entries).unwrap_or_default();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut json);
+    header
 }
 
 /// Fields in the order in which they are written.

@@ -37,6 +37,7 @@ use crate::error::{Error, Result};
 pub(crate) use journal::JOURNAL;
 use journal::Journal;
 use layout::Layout;
+pub(crate) use layout::header;
 use sync::Pace;
 
 /// A tensor to be written.
