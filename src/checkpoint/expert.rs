@@ -14,7 +14,7 @@ use super::manifest::Source;
 use super::read::{CHUNK, Finding, LoadOptions, Run, changed, merge, non_finite, wrong_shape};
 use super::record::RecordLayout;
 use super::region::{HostRegion, RECORD_ALIGN};
-use crate::error::{Error, Fault, FaultKind, FaultList, Result};
+use crate::error::{Error, Fault, FaultKind, Result};
 
 /// What direct reads want offsets, lengths and addresses to be multiples of: a page suffices for every file system
 /// that has them.
@@ -164,7 +164,7 @@ impl Checkpoint {
         if faults.is_empty() {
             return Ok(());
         }
-        Err(Error::Checkpoint { dir: self.dir.clone(), faults: FaultList(faults) })
+        Err(self.damaged(faults))
     }
 
     fn read_tensor<'a>(

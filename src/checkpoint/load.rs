@@ -13,7 +13,7 @@ use super::record::{Placed, RecordLayout};
 use super::region::{HostMatrix, HostRegion};
 use super::weights::{Layer, Weights};
 use super::{Checkpoint, memory};
-use crate::error::{Error, FaultList, Result};
+use crate::error::{Error, Result};
 use crate::quant::{MatrixLayout, plain};
 
 /// A vector in host memory, decoded to f32.
@@ -198,7 +198,7 @@ impl Checkpoint {
         if faults.is_empty() {
             return Ok(());
         }
-        Err(Error::Checkpoint { dir: self.dir.clone(), faults: FaultList(faults) })
+        Err(self.damaged(faults))
     }
 }
 

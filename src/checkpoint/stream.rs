@@ -120,7 +120,7 @@ impl Checkpoint {
         Fault::tensor(&self.catalogue.shards[tensor.shard].name, tensor.entry.name.clone(), kind)
     }
 
-    fn damaged(&self, faults: Vec<Fault>) -> Error {
+    pub(super) fn damaged(&self, faults: Vec<Fault>) -> Error {
         Error::Checkpoint { dir: self.dir.clone(), faults: FaultList(faults) }
     }
 }
