@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{Isa, Kernel, sum_lanes};
+use crate::simd::{Isa, Kernel, Simd, sum_lanes};
 
 /// Rows of `a` in a task; `b` is read once for all of them.
 const TASK_ROWS: usize = 64;
@@ -61,7 +61,7 @@ impl Kernel for Task<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<S: Simd>(self) {
         let Task { a, b, cols, dots } = self;
         let [n, m] = [a.len() / cols, b.len() / cols];
         for from in (0..cols).step_by(WIDTH) {

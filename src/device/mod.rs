@@ -150,9 +150,6 @@ pub trait Device: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Runs `work` where the device's operations are cheapest to issue (on its threads, in its context).
-    fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
-
     /// Brings a matrix to the device; host devices share the memory.
     fn matrix(&self, host: &HostMatrix) -> Result<Self::Matrix>;
 

@@ -209,7 +209,7 @@ impl<D: Device> Sequence<D> {
         let start = self.len;
         model.experts.usable()?;
         let _turn = model.experts.turn();
-        let result = model.device.scope(|| -> Result<()> {
+        let mut chunks = || -> Result<()> {
             for (i, chunk) in tokens.chunks(model.chunk).enumerate() {
                 let at = start + i * model.chunk;
                 let last = at + chunk.len() == start + tokens.len();
@@ -229,7 +229,8 @@ impl<D: Device> Sequence<D> {
                 }
             }
             Ok(())
-        });
+        };
+        let result = chunks();
         if result.is_err() {
             self.work.clear(&model.device);
             self.return_slots();

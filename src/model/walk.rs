@@ -204,8 +204,7 @@ impl Walk {
                 let rows = first * width..(first + self.chunk).min(window.end) * width;
                 stream.hidden.set(&windows.hidden[rows.clone()]);
                 let place = CachePlace { layer: layer.at, cached: 0, start };
-                self.device
-                    .scope(|| stream.attend(&self.device, config, &layer.weights, &mut cache, place))?;
+                stream.attend(&self.device, config, &layer.weights, &mut cache, place)?;
                 self.untripped(&mut stream, first)?;
                 windows.hidden[rows.clone()].copy_from_slice(stream.hidden.values());
                 x[rows].copy_from_slice(stream.normed.values());
@@ -226,7 +225,7 @@ impl Walk {
             self.go_on()?;
             stream.hidden.set(hidden);
             stream.normed.set(x);
-            self.device.scope(|| stream.dense(&self.device, layer.at, mlp))?;
+            stream.dense(&self.device, layer.at, mlp)?;
             self.untripped(&mut stream, i * self.chunk)?;
             hidden.copy_from_slice(stream.hidden.values());
         }
@@ -240,7 +239,7 @@ impl Walk {
     pub fn gate(&self, layer: &WalkLayer, x: &[f32]) -> Result<Vec<f32>> {
         let Mlp::Experts { router, .. } = &layer.weights.mlp else { return Ok(Vec::new()) };
         let (x, mut logits) = (self.tensor(x)?, self.empty(self.config().moe.num_experts)?);
-        self.device.scope(|| self.device.linear(&x, router, &mut logits))?;
+        self.device.linear(&x, router, &mut logits)?;
         Ok(logits.values().to_vec())
     }
 
@@ -262,7 +261,7 @@ impl Walk {
         };
         {
             let _turn = self.experts.turn();
-            self.device.scope(|| self.experts.compute(&self.device, call, || Ok(None)))?;
+            self.experts.compute(&self.device, call, || Ok(None))?;
         }
         let sorted = pairs.values();
         if let Some(bad) = sorted.iter().position(|v| !v.is_finite()) {
@@ -290,7 +289,7 @@ impl Walk {
     pub fn shared(&self, layer: &WalkLayer, x: &[f32]) -> Result<Vec<f32>> {
         let Mlp::Experts { shared: Some(shared), .. } = &layer.weights.mlp else { return Ok(Vec::new()) };
         let (x, mut out) = (self.tensor(x)?, self.empty(self.config().hidden_size)?);
-        self.device.scope(|| self.device.gated_mlp(&x, shared, &mut out))?;
+        self.device.gated_mlp(&x, shared, &mut out)?;
         Ok(out.values().to_vec())
     }
 
@@ -394,7 +393,7 @@ impl Walk {
             }
             let mut logits = self.empty(block.layout.rows)?;
             for (i, x) in normed.iter().enumerate() {
-                device.scope(|| device.linear(x, block, &mut logits))?;
+                device.linear(x, block, &mut logits)?;
                 for (row, logits) in logits.values().chunks(block.layout.rows).enumerate() {
                     let token = i * self.chunk + row;
                     if let Some(column) = logits.iter().position(|v| !v.is_finite()) {

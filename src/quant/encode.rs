@@ -3,7 +3,7 @@
 //! The bytes depend on the values alone, not on the processor: no fused multiply-add, and rounding is integer arithmetic.
 
 use super::{Format, MatrixLayout, fp8, int4, plain};
-use crate::simd::{Isa, Kernel};
+use crate::simd::{Isa, Kernel, Simd};
 
 /// What encoding cost, beyond rounding to the nearest value the format has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -130,7 +130,7 @@ impl Kernel for Encode<'_> {
     type Output = Result<Encoded, NonFiniteValue>;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Self::Output {
+    fn run<S: Simd>(self) -> Self::Output {
         let Encode { part, values, kept, weight, scale } = self;
         if !largest(values).is_finite() {
             return Err(NonFiniteValue { index: values.iter().position(|v| !v.is_finite()).unwrap_or(0) });
@@ -177,7 +177,7 @@ mod tests {
         let values: Vec<f32> = (0..rows * cols).map(|_| random().powi(5) * 3.0).collect();
         for format in FORMATS {
             let layout = MatrixLayout { format, rows, cols };
-            let [baseline, detected] = [Isa::Baseline, Isa::detect()].map(|isa| {
+            let [baseline, detected] = [Isa::Portable, Isa::detect()].map(|isa| {
                 let (mut weight, mut scale) =
                     (vec![0xaa; layout.weight_bytes()], vec![0xaa; layout.scale_bytes()]);
                 let encoded = layout.encode_with(isa, 0, &values, None, &mut weight, &mut scale);

@@ -26,6 +26,22 @@ pub fn decode(code: u8) -> f32 {
     f32::from_bits(value.to_bits() | sign)
 }
 
+/// The bits of the bfloat16 that a magnitude (a code below 0x80) is, exactly.
+pub(crate) const fn bf16_bits(magnitude: u8) -> u16 {
+    let (exponent, mantissa) = (magnitude as u16 >> 3, magnitude as u16 & 7);
+    if magnitude == 0x7f {
+        0x7fc0
+    } else if exponent > 0 {
+        (exponent + 120) << 7 | mantissa << 4
+    } else if mantissa > 0 {
+        // mantissa · 2^-9: the leading bit becomes implicit.
+        let top = mantissa.ilog2() as u16;
+        (top + 118) << 7 | ((mantissa << (7 - top)) & 0x7f)
+    } else {
+        0
+    }
+}
+
 /// Decodes columns `col ..` of row `row`; `cols` is the matrix's width, `scale` all its scales.
 #[inline(always)]
 pub fn decode_row(codes: &[u8], scale: &[u8], row: usize, col: usize, cols: usize, out: &mut [f32]) {
@@ -127,6 +143,14 @@ fn scale_of(largest: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn magnitudes_are_bfloat16() {
+        for code in 0..=0x7f {
+            let value = f32::from_bits(u32::from(bf16_bits(code)) << 16);
+            assert!(value == decode(code) || code == 0x7f && value.is_nan(), "{code:#x}: {value}");
+        }
+    }
 
     #[test]
     fn all_256_codes_against_an_independent_implementation() {

@@ -108,6 +108,11 @@ impl<'a> MatrixView<'a> {
         self.layout
     }
 
+    /// The bytes of the weights and of the scales.
+    pub fn bytes(&self) -> (&'a [u8], &'a [u8]) {
+        (self.weight, self.scale)
+    }
+
     /// Decodes columns `col .. col + out.len()` of `row`, exactly: every format's values are f32 values, and the
     /// scale is multiplied once.
     ///

@@ -4,7 +4,7 @@ use crate::checkpoint::region::HostMatrix;
 use crate::config::{AttentionConfig, RopeConfig};
 use crate::device::{KV_PAGE, MlaCall, MlaForm};
 use crate::error::{Error, Result};
-use crate::simd::{Isa, Kernel, axpy, dot, mul_add};
+use crate::simd::{Isa, Kernel, Simd, axpy, dot, mul_add};
 
 /// Latent cache of one sequence in f32: per layer, pages of [`KV_PAGE`] tokens [latent, rotated key part].
 #[derive(Debug)]
@@ -128,7 +128,7 @@ struct Running<'a> {
 
 impl Running<'_> {
     #[inline(always)]
-    fn absorb<'v, const FMA: bool>(&mut self, scores: &mut [f32], values: impl Fn(usize) -> &'v [f32]) {
+    fn absorb<'v, S: Simd>(&mut self, scores: &mut [f32], values: impl Fn(usize) -> &'v [f32]) {
         let max = scores.iter().copied().fold(self.max, f32::max);
         if max > self.max {
             let shrink = (self.max - max).exp();
@@ -139,7 +139,7 @@ impl Running<'_> {
         for (j, score) in scores.iter_mut().enumerate() {
             let p = (*score - self.max).exp();
             self.sum += p;
-            axpy::<FMA>(p, values(j), self.acc);
+            axpy::<S>(p, values(j), self.acc);
         }
     }
 }
@@ -150,7 +150,7 @@ impl Kernel for Absorbed<'_> {
     type Output = Vec<f32>;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Vec<f32> {
+    fn run<S: Simd>(self) -> Vec<f32> {
         let head = self.0;
         let a: &AttentionConfig = head.call.attention;
         let latent = a.kv_lora_rank;
@@ -164,7 +164,7 @@ impl Kernel for Absorbed<'_> {
             let (nope, rope) = head.query(t);
             query.fill(0.0);
             for (&q, row) in nope.iter().zip(keys.chunks_exact(latent)) {
-                axpy::<FMA>(q, row, &mut query);
+                axpy::<S>(q, row, &mut query);
             }
             mixed.fill(0.0);
             let mut softmax = Running { max: f32::NEG_INFINITY, sum: 0.0, acc: &mut mixed };
@@ -173,13 +173,13 @@ impl Kernel for Absorbed<'_> {
                 let scores = &mut scores[..rows.len()];
                 for (score, row) in scores.iter_mut().zip(rows) {
                     let (c, r) = row.split_at(latent);
-                    *score = (dot::<FMA>(&query, c) + dot::<FMA>(rope, r)) * a.softmax_scale;
+                    *score = (dot::<S>(&query, c) + dot::<S>(rope, r)) * a.softmax_scale;
                 }
-                softmax.absorb::<FMA>(scores, |j| &page[j * a.cached_dim()..][..latent]);
+                softmax.absorb::<S>(scores, |j| &page[j * a.cached_dim()..][..latent]);
             }
             let norm = 1.0 / softmax.sum;
             for (o, row) in out.iter_mut().zip(values.chunks_exact(latent)) {
-                *o = dot::<FMA>(row, &mixed) * norm;
+                *o = dot::<S>(row, &mixed) * norm;
             }
         }
         out
@@ -192,7 +192,7 @@ impl Kernel for Expanded<'_> {
     type Output = Vec<f32>;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Vec<f32> {
+    fn run<S: Simd>(self) -> Vec<f32> {
         let head = self.0;
         let a: &AttentionConfig = head.call.attention;
         let (latent, nope, v) = (a.kv_lora_rank, a.nope_head_dim, a.v_head_dim);
@@ -207,7 +207,7 @@ impl Kernel for Expanded<'_> {
             let rows: Vec<&[f32]> = page.chunks_exact(a.cached_dim()).collect();
             for (row, expanded) in rows.iter().zip(expanded.chunks_exact_mut(nope + v)) {
                 for (e, w) in expanded.iter_mut().zip(weights.chunks_exact(latent)) {
-                    *e = dot::<FMA>(w, &row[..latent]);
+                    *e = dot::<S>(w, &row[..latent]);
                 }
             }
             let first = p * KV_PAGE;
@@ -218,18 +218,18 @@ impl Kernel for Expanded<'_> {
                 let scores = &mut scores[..visible];
                 for (j, score) in scores.iter_mut().enumerate() {
                     let key = &expanded[j * (nope + v)..][..nope];
-                    let s = dot::<FMA>(q_nope, key) + dot::<FMA>(q_rope, &rows[j][latent..]);
+                    let s = dot::<S>(q_nope, key) + dot::<S>(q_rope, &rows[j][latent..]);
                     *score = s * a.softmax_scale;
                 }
                 let mut softmax = Running { max: max[t], sum: sum[t], acc: &mut out[t * v..][..v] };
-                softmax.absorb::<FMA>(scores, |j| &expanded[j * (nope + v) + nope..][..v]);
+                softmax.absorb::<S>(scores, |j| &expanded[j * (nope + v) + nope..][..v]);
                 (max[t], sum[t]) = (softmax.max, softmax.sum);
             }
         }
         for (out, sum) in out.chunks_exact_mut(v).zip(sum) {
             let norm = 1.0 / sum;
             for o in out {
-                *o = mul_add::<FMA>(*o, norm, 0.0);
+                *o = mul_add::<S>(*o, norm, 0.0);
             }
         }
         out

@@ -1,140 +1,208 @@
-//! y = W·x for every weight format.
-//!
-//! Rows of W are divided over the threads. A thread decodes a tile of a few rows and [`TILE_COLS`] columns into L1 and
-//! multiplies it with every token before it decodes the next, so a weight is read once and decoded once whatever the
-//! number of tokens.
+//! y = W·x for every weight format: which kernel, and who does which rows.
 
-use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
 
-use crate::quant::MatrixView;
-use crate::simd::{Isa, Kernel, mul_add};
+use super::Isa;
+use super::format::{Lines, Prepare, Prepared};
+use super::gemm::{self, Pack, Packed, PackedSize, Tiles};
+use super::pool::Pool;
+use super::rows::{GatedRows, Output, Rows};
+use crate::checkpoint::weights::GatedMlp;
+use crate::quant::{MatrixLayout, MatrixView};
 
-/// Rows of a decoded tile; each token's x is loaded once for all of them.
-const TILE_ROWS: usize = 4;
+/// Tokens up to which rows are multiplied one by one. Beyond, decoding them once a tile pays.
+pub(super) const FEW: usize = 16;
 
-/// Columns of a decoded tile: 4 rows of them and a token's slice stay in a 32 KiB L1.
-const TILE_COLS: usize = 1024;
+/// Bytes of weights below which another thread is not worth waking.
+const PARALLEL_FROM: usize = 1 << 15;
 
-/// Partial sums per row and token, one vector register of AVX-512.
-const LANES: usize = 16;
+/// Bytes of weights that a task takes at least: some microseconds.
+const TASK_BYTES: usize = 1 << 14;
 
-/// Work below this many multiplications is not worth waking another thread.
-const PARALLEL_FROM: usize = 1 << 17;
+thread_local! {
+    /// A thread's memory for tiles.
+    static TILES: RefCell<gemm::Scratch> = RefCell::default();
+    /// A calling thread's memory for activations: of the first matrix, of the second, between the two halves of an MLP.
+    static CALLER: RefCell<Caller> = RefCell::default();
+}
 
-/// Rows a task takes at least.
-const TASK_ROWS: usize = 32;
+#[derive(Default)]
+pub(super) struct Caller {
+    x: Lines,
+    up: Lines,
+    pub(super) between: Vec<f32>,
+}
 
-/// y[t, r] = Σ W[r, c]·x[t, c]. `x` is [tokens, cols], `y` [tokens, rows]; every element of `y` is written.
-///
-/// # Panics
-/// If the slices do not have those sizes.
-pub(super) fn matmul(isa: Isa, w: MatrixView<'_>, x: &[f32], y: &mut [f32]) {
-    let (rows, cols) = (w.layout().rows, w.layout().cols);
-    let tokens = x.len() / cols;
-    assert!(x.len() == tokens * cols && y.len() == tokens * rows, "matmul of {:?}", w.layout());
-    if tokens == 0 {
-        return;
+/// Runs `work` with the thread's memory for activations.
+pub(super) fn with_memory<R>(work: impl FnOnce(&mut Caller) -> R) -> R {
+    CALLER.with_borrow_mut(work)
+}
+
+/// What multiplies, and with which instructions.
+#[derive(Clone, Copy)]
+pub(super) struct Compute<'a> {
+    pub pool: &'a Pool,
+    pub isa: Isa,
+}
+
+/// Rows of a matrix for each of its tasks.
+#[derive(Clone, Copy)]
+pub(super) struct Cut {
+    rows: usize,
+    each: usize,
+}
+
+impl Cut {
+    /// Of a matrix that `threads` threads divide with `tokens` tokens.
+    pub(super) fn new(layout: &MatrixLayout, tokens: usize, threads: usize) -> Cut {
+        let rows = layout.rows;
+        if tokens > FEW {
+            // Several tasks a thread, so that all end at about the same time; a tile's rows at most.
+            let each = rows.div_ceil(threads * 4).next_multiple_of(24).min(gemm::TILE_ROWS);
+            return Cut { rows, each };
+        }
+        if layout.weight_bytes() < PARALLEL_FROM {
+            return Cut { rows, each: rows };
+        }
+        let least = TASK_BYTES.div_ceil(layout.row_bytes().max(1));
+        Cut { rows, each: rows.div_ceil(threads * 8).max(least) }
     }
-    let parallel = rows * cols * tokens >= PARALLEL_FROM;
-    let tasks = if parallel { rayon::current_num_threads() * 4 } else { 1 };
-    let task_rows = rows.div_ceil(tasks).next_multiple_of(TILE_ROWS).max(TASK_ROWS);
 
-    if tokens == 1 {
-        let run = |(task, y): (usize, &mut [f32])| {
-            isa.run(RowBlock { w, x, first_row: task * task_rows, out: y, tokens: 1 });
-        };
-        if parallel {
-            y.par_chunks_mut(task_rows).enumerate().for_each(run);
+    pub(super) fn tasks(&self) -> usize {
+        self.rows.div_ceil(self.each.max(1))
+    }
+
+    pub(super) fn range(&self, task: usize) -> Range<usize> {
+        task * self.each..((task + 1) * self.each).min(self.rows)
+    }
+}
+
+impl Compute<'_> {
+    /// y[t, r] = Σ W[r, c]·x[t, c]. `x` is [tokens, cols], `y` [tokens, rows]; every element of `y` is written.
+    ///
+    /// # Panics
+    /// If the slices do not have those sizes.
+    pub(super) fn matmul(self, w: MatrixView<'_>, x: &[f32], y: &mut [f32]) {
+        with_memory(|memory| self.matmul_in(&mut memory.x, w, x, y));
+    }
+
+    fn matmul_in(self, memory: &mut Lines, w: MatrixView<'_>, x: &[f32], y: &mut [f32]) {
+        let MatrixLayout { rows, cols, .. } = w.layout();
+        let tokens = x.len() / cols;
+        assert!(x.len() == tokens * cols && y.len() == tokens * rows, "matmul of {:?}", w.layout());
+        if tokens == 0 {
+            return;
+        }
+        let cut = Cut::new(&w.layout(), tokens, self.pool.threads());
+        let out = Output::new(y, rows);
+        if tokens <= FEW {
+            let x = self.prepare(w.layout(), x, memory);
+            self.pool.run(cut.tasks(), &|task| self.isa.run(Rows { w, x, rows: cut.range(task), out }));
         } else {
-            run((0, y));
-        }
-        return;
-    }
-
-    // With several tokens a block's results are strided in y: compute blocks as [rows, tokens], then transpose.
-    let blocks: Vec<(usize, Vec<f32>)> = (0..rows.div_ceil(task_rows))
-        .into_par_iter()
-        .map(|task| {
-            let first_row = task * task_rows;
-            let mut out = vec![0.0; task_rows.min(rows - first_row) * tokens];
-            isa.run(RowBlock { w, x, first_row, out: &mut out, tokens });
-            (first_row, out)
-        })
-        .collect();
-    for (first_row, block) in blocks {
-        for (r, row) in block.chunks_exact(tokens).enumerate() {
-            for (t, value) in row.iter().enumerate() {
-                y[t * rows + first_row + r] = *value;
-            }
+            let x = self.pack(w.layout(), x, None, tokens, memory);
+            self.pool.run(cut.tasks(), &|task| self.tiles(w, x, None, cut.range(task), out));
         }
     }
-}
 
-/// A block of consecutive rows of W times all tokens; `out` is [rows of the block, tokens].
-struct RowBlock<'a> {
-    w: MatrixView<'a>,
-    x: &'a [f32],
-    first_row: usize,
-    out: &'a mut [f32],
-    tokens: usize,
-}
-
-impl Kernel for RowBlock<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let cols = self.w.layout().cols;
-        let mut tile = [[0.0f32; TILE_COLS]; TILE_ROWS];
-        for (group, out) in self.out.chunks_mut(TILE_ROWS * self.tokens).enumerate() {
-            out.fill(0.0);
-            let first_row = self.first_row + group * TILE_ROWS;
-            let rows = out.len() / self.tokens;
-            for col in (0..cols).step_by(TILE_COLS) {
-                let width = TILE_COLS.min(cols - col);
-                for (r, decoded) in tile[..rows].iter_mut().enumerate() {
-                    self.w.decode(first_row + r, col, &mut decoded[..width]);
-                }
-                for t in 0..self.tokens {
-                    let x = &self.x[t * cols + col..][..width];
-                    let sums = tile_dot::<FMA>(&tile, x);
-                    for r in 0..rows {
-                        out[r * self.tokens + t] += sums[r];
+    /// out = down·(silu(gate·x) ⊙ (up·x)). `x` is [tokens, hidden]; or, with `rows`, the rows of x that are meant.
+    ///
+    /// # Panics
+    /// If sizes do not match.
+    pub(super) fn gated(self, mlp: &GatedMlp<MatrixView<'_>>, x: &[f32], rows: Option<&[u32]>, out: &mut [f32]) {
+        let MatrixLayout { rows: width, cols, .. } = mlp.gate.layout();
+        let tokens = rows.map_or(x.len() / cols, <[u32]>::len);
+        if tokens == 0 {
+            return;
+        }
+        with_memory(|Caller { x: first, up: second, between }| {
+            between.clear();
+            between.resize(tokens * width, 0.0);
+            let to = Output::new(between, width);
+            let cut = Cut::new(&mlp.gate.layout(), tokens, self.pool.threads());
+            // One preparation does for both, unless their formats differ.
+            let same = mlp.gate.layout() == mlp.up.layout();
+            if tokens <= FEW {
+                let gathered: Vec<f32>;
+                let x = match rows {
+                    None => x,
+                    Some(rows) => {
+                        gathered = gather(x, cols, rows);
+                        &gathered
                     }
-                }
+                };
+                let gate = self.prepare(mlp.gate.layout(), x, first);
+                let up = if same { gate } else { self.prepare(mlp.up.layout(), x, second) };
+                self.pool.run(cut.tasks(), &|task| {
+                    let rows = cut.range(task);
+                    self.isa.run(GatedRows { gate: (mlp.gate, gate), up: (mlp.up, up), rows, out: to });
+                });
+            } else {
+                let gate = self.pack(mlp.gate.layout(), x, rows, tokens, first);
+                let up = if same { gate } else { self.pack(mlp.up.layout(), x, rows, tokens, second) };
+                self.pool.run(cut.tasks(), &|task| {
+                    self.tiles(mlp.gate, gate, Some((mlp.up, up)), cut.range(task), to);
+                });
             }
-        }
+            self.matmul_in(first, mlp.down, between, out);
+        });
+    }
+
+    /// Activations for [`Rows`].
+    pub(super) fn prepare<'m>(self, layout: MatrixLayout, x: &[f32], into: &'m mut Lines) -> Prepared<'m> {
+        self.isa.run(Prepare { layout, x, into })
+    }
+
+    fn pack<'m>(
+        self,
+        layout: MatrixLayout,
+        x: &[f32],
+        rows: Option<&[u32]>,
+        tokens: usize,
+        into: &'m mut Lines,
+    ) -> Packed<'m> {
+        let (floats, panels) = self.isa.run(PackedSize { layout, tokens });
+        let values = into.take(floats);
+        let out = Output::new(values, floats);
+        self.pool.run(panels, &|panel| {
+            self.isa.run(Pack { layout, x, rows, tokens, panel, into: out });
+        });
+        Packed::new(values, panels, tokens)
+    }
+
+    fn tiles(
+        self,
+        w: MatrixView<'_>,
+        x: Packed<'_>,
+        up: Option<(MatrixView<'_>, Packed<'_>)>,
+        rows: Range<usize>,
+        out: Output,
+    ) {
+        TILES.with_borrow_mut(|scratch| self.isa.run(Tiles { w, x, up, rows, out, scratch }));
     }
 }
 
-/// The dot products of `x` with the first `x.len()` columns of each tile row. Rows that were not decoded give values
-/// the caller ignores.
-#[inline(always)]
-fn tile_dot<const FMA: bool>(tile: &[[f32; TILE_COLS]; TILE_ROWS], x: &[f32]) -> [f32; TILE_ROWS] {
-    let mut sums = [[0.0f32; LANES]; TILE_ROWS];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for (i, x) in chunks.iter().enumerate() {
-        for r in 0..TILE_ROWS {
-            let w = &tile[r].as_chunks::<LANES>().0[i];
-            for lane in 0..LANES {
-                sums[r][lane] = mul_add::<FMA>(w[lane], x[lane], sums[r][lane]);
-            }
-        }
+/// Rows of x, one after another.
+pub(super) fn gather(x: &[f32], cols: usize, rows: &[u32]) -> Vec<f32> {
+    let mut gathered = Vec::with_capacity(rows.len() * cols);
+    for &row in rows {
+        gathered.extend_from_slice(&x[row as usize * cols..][..cols]);
     }
-    let done = chunks.len() * LANES;
-    let mut totals = [0.0; TILE_ROWS];
-    for r in 0..TILE_ROWS {
-        let tail: f32 = tile[r][done..].iter().zip(rest).map(|(w, x)| w * x).sum();
-        totals[r] = sums[r].iter().sum::<f32>() + tail;
-    }
-    totals
+    gathered
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::{Format, MatrixLayout, fp8, int4};
+    use crate::quant::{Format, fp8, int4};
     use proptest::prelude::*;
+
+    fn matmul(isa: Isa, w: MatrixView<'_>, x: &[f32], y: &mut [f32]) {
+        Compute { pool: &Pool::new(2).unwrap(), isa }.matmul(w, x, y);
+    }
+
+    fn instruction_sets() -> impl Iterator<Item = Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.available())
+    }
 
     fn naive(w: MatrixView<'_>, x: &[f32]) -> Vec<f64> {
         let (rows, cols) = (w.layout().rows, w.layout().cols);
@@ -189,14 +257,14 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
-        fn agrees_with_f64_on_ragged_sizes(rows in 1usize..300, cols in 1usize..1500, tokens in 0usize..6, seed: u64) {
+        fn agrees_with_f64_on_ragged_sizes(rows in 1usize..300, cols in 1usize..1500, tokens in 0usize..40, seed: u64) {
             for format in [Format::F32, Format::F16, Format::Bf16, Format::Fp8Block, Format::Int4Group32] {
                 let layout = MatrixLayout { format, rows, cols };
                 let (weight, scale) = weights(layout, seed);
                 let w = MatrixView::new(layout, &weight, &scale);
                 let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 7919 + seed as usize % 1000) % 1000) as f32 / 500.0 - 1.0).collect();
                 let want = naive(w, &x);
-                for isa in [Isa::Baseline, Isa::detect()] {
+                for isa in instruction_sets() {
                     let mut y = vec![f32::NAN; tokens * rows];
                     matmul(isa, w, &x, &mut y);
                     for (i, (&got, &want)) in y.iter().zip(&want).enumerate() {

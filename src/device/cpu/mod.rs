@@ -3,7 +3,13 @@
 //! Results do not depend on the number of threads: every output element is computed by one task in one order.
 
 mod attention;
+mod cores;
+mod format;
+mod gemm;
 mod matmul;
+mod pool;
+mod rows;
+mod together;
 mod workers;
 
 use std::any::Any;
@@ -11,11 +17,11 @@ use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-pub use crate::simd::Isa;
+pub use crate::simd::{Isa, VARIABLE as ISA_VARIABLE};
 pub use attention::CpuKvCache;
 pub use workers::{HostJob, JobPanic, Workers};
+
+use matmul::Compute;
 
 use super::{
     Device, HostBytes, MlaCall, Pass, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, SlotAt,
@@ -97,6 +103,12 @@ impl CpuDevice {
     }
 }
 
+/// x·sigmoid(x).
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
+}
+
 /// x / √(mean(x²) + eps) ⊙ weight.
 fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let mean = x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32;
@@ -119,10 +131,6 @@ impl Device for CpuDevice {
 
     fn placement(&self) -> String {
         format!("CPU, {} threads, {}", self.threads(), self.isa().name())
-    }
-
-    fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.workers.install(work)
     }
 
     fn matrix(&self, host: &HostMatrix) -> Result<HostMatrix> {
@@ -281,7 +289,7 @@ impl Device for CpuDevice {
     }
 
     fn linear(&self, x: &CpuTensor, w: &HostMatrix, out: &mut CpuTensor) -> Result<()> {
-        matmul::matmul(self.isa(), w.view(), &x.data, out.resize(x.rows()));
+        self.workers.compute().matmul(w.view(), &x.data, out.resize(x.rows()));
         Ok(())
     }
 
@@ -294,7 +302,7 @@ impl Device for CpuDevice {
 
     fn gated_mlp(&self, x: &CpuTensor, mlp: &GatedMlp<HostMatrix>, out: &mut CpuTensor) -> Result<()> {
         let mlp = GatedMlp { gate: mlp.gate.view(), up: mlp.up.view(), down: mlp.down.view() };
-        workers::gated(self.isa(), &x.data, &mlp, out.resize(x.rows()));
+        self.workers.compute().gated(&mlp, &x.data, None, out.resize(x.rows()));
         Ok(())
     }
 
@@ -346,16 +354,17 @@ impl Device for CpuDevice {
         out: &mut CpuTensor,
     ) -> Result<()> {
         let (tokens, heads, v) = (q.rows(), call.attention.num_heads, call.attention.v_head_dim);
-        let by_head: Vec<Vec<f32>> = (0..heads)
-            .into_par_iter()
-            .map(|head| attention::Head { q: &q.data, kv_b, cache, call, head, tokens }.compute(self.isa()))
-            .collect();
-        let out = out.resize(tokens);
-        for (h, rows) in by_head.iter().enumerate() {
+        let out = rows::Output::new(out.resize(tokens), heads * v);
+        let Compute { pool, isa } = self.workers.compute();
+        pool.run(heads, &|head| {
+            let rows = attention::Head { q: &q.data, kv_b, cache, call, head, tokens }.compute(isa);
             for (t, row) in rows.chunks_exact(v).enumerate() {
-                out[(t * heads + h) * v..][..v].copy_from_slice(row);
+                for (i, &value) in row.iter().enumerate() {
+                    // SAFETY: a head's columns are its task's.
+                    unsafe { out.put(t, head * v + i, value) }
+                }
             }
-        }
+        });
         Ok(())
     }
 

@@ -3,18 +3,18 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rayon::prelude::*;
-
 use super::Isa;
-use super::matmul::matmul;
+use super::matmul::{Compute, FEW};
+use super::pool::Pool;
+use super::together;
 use crate::checkpoint::weights::GatedMlp;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::quant::MatrixView;
 
 /// Threads of one pool, and the instruction set they use.
 #[derive(Debug)]
 pub struct Workers {
-    pool: rayon::ThreadPool,
+    pool: Pool,
     isa: Isa,
 }
 
@@ -38,7 +38,7 @@ pub struct JobPanic {
 }
 
 impl JobPanic {
-    fn new(job: usize, panic: &(dyn Any + Send)) -> JobPanic {
+    pub(super) fn new(job: usize, panic: &(dyn Any + Send)) -> JobPanic {
         let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
         let message = text.or_else(|| panic.downcast_ref::<String>().cloned());
         JobPanic { job, message: message.unwrap_or_else(|| "it gave no reason".to_owned()) }
@@ -46,22 +46,18 @@ impl JobPanic {
 }
 
 impl Workers {
-    /// `threads` threads; 0 takes one per available core.
+    /// `threads` threads, the caller's among them; 0 takes one a core.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the threads cannot be started.
+    /// [`Error::Argument`](crate::Error::Argument) if the threads cannot be started, or if the environment asks for
+    /// instructions that this processor does not have ([`Isa::chosen`]).
     pub fn new(threads: usize) -> Result<Workers> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("abruzzi-{i}"))
-            .build()
-            .map_err(|e| Error::argument("threads", format!("cannot be started: {e}")))?;
-        Ok(Workers { pool, isa: Isa::detect() })
+        Ok(Workers { isa: Isa::chosen()?, pool: Pool::new(threads)? })
     }
 
-    /// Worker threads.
+    /// Threads, the caller's among them.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.pool.threads()
     }
 
     /// The instruction set they use.
@@ -69,9 +65,8 @@ impl Workers {
         self.isa
     }
 
-    /// Runs `work` on one of them, and waits for it.
-    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+    pub(super) fn compute(&self) -> Compute<'_> {
+        Compute { pool: &self.pool, isa: self.isa }
     }
 
     /// out = down·(silu(gate·x) ⊙ (up·x)) of every job, in f32; `x` is whole rows. Waits until all are done. Results do not
@@ -81,37 +76,18 @@ impl Workers {
     /// The first job that panicked, as one does that names a row that is not there or whose output is not of the size of its
     /// results. The other jobs are done all the same.
     pub fn host_experts(&self, x: &[f32], jobs: &mut [HostJob<'_>]) -> Result<(), JobPanic> {
-        let run = |HostJob { mlp, tokens, out }: &mut HostJob<'_>| {
-            let cols = mlp.gate.layout().cols;
-            let mut gathered = Vec::with_capacity(tokens.len() * cols);
-            for &token in tokens.iter() {
-                gathered.extend_from_slice(&x[token as usize * cols..][..cols]);
+        let mut first = None;
+        let (mut few, many): (Vec<_>, Vec<_>) =
+            jobs.iter_mut().enumerate().partition(|(_, job)| job.tokens.len() <= FEW);
+        for (i, HostJob { mlp, tokens, out }) in many {
+            // What a panic can leave half done is the job's output, which nobody looks at then.
+            let work = AssertUnwindSafe(|| self.compute().gated(mlp, x, Some(tokens), out));
+            if let Err(panic) = catch_unwind(work) {
+                first.get_or_insert(JobPanic::new(i, &*panic));
             }
-            gated(self.isa, &gathered, mlp, out);
-        };
-        let first = self.install(|| {
-            let jobs = jobs.par_iter_mut().enumerate();
-            let panics = jobs.filter_map(|(i, job)| {
-                // What a panic can leave half done is the job's output, which nobody looks at then.
-                let panic = catch_unwind(AssertUnwindSafe(|| run(job))).err()?;
-                Some(JobPanic::new(i, &*panic))
-            });
-            panics.min_by_key(|panic| panic.job)
-        });
+        }
+        let panicked = together::run(self.compute(), x, &mut few);
+        let first = [first, panicked].into_iter().flatten().min_by_key(|panic| panic.job);
         first.map_or(Ok(()), Err)
     }
-}
-
-/// down·(silu(gate·x) ⊙ (up·x)) of rows `x` into `out`.
-pub(super) fn gated(isa: Isa, x: &[f32], mlp: &GatedMlp<MatrixView<'_>>, out: &mut [f32]) {
-    let tokens = x.len() / mlp.gate.layout().cols;
-    let width = mlp.gate.layout().rows;
-    let mut gate = vec![0.0; tokens * width];
-    let mut up = vec![0.0; tokens * width];
-    matmul(isa, mlp.gate, x, &mut gate);
-    matmul(isa, mlp.up, x, &mut up);
-    for (g, u) in gate.iter_mut().zip(&up) {
-        *g = *g / (1.0 + (-*g).exp()) * u;
-    }
-    matmul(isa, mlp.down, &gate, out);
 }

@@ -121,10 +121,6 @@ impl Device for CudaDevice {
         route::check_widths(moe)
     }
 
-    fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        work()
-    }
-
     fn matrix(&self, host: &HostMatrix) -> Result<CudaMatrix> {
         CudaMatrix::upload(&self.gpu, host)
     }

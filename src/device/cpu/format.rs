@@ -1,0 +1,409 @@
+//! How rows of weights of each format meet activations.
+//!
+//! A row is taken in **spans** of 8·LANES columns, a span in eight registers. Decoding leaves a span's columns in whatever
+//! order is cheapest; activations are put into that order once a call ([`Prepared`]), where it costs a row's worth of work
+//! instead of a matrix's. Beyond the last column both sides are zero.
+//!
+//! INT4 is multiplied as integers: in a span, activations are 16-bit fixed point relative to its largest magnitude (an error of
+//! 2^-17 of that at most, between bfloat16 and f32), in two signed bytes each, which byte products take as they are. All
+//! others are multiplied in f32.
+
+use crate::quant::int4::GROUP;
+use crate::quant::{Format, MatrixLayout, fp8};
+use crate::simd::{Kernel, Simd};
+
+/// Sixteen floats in a cache line of their own.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line([f32; 16]);
+
+/// Memory for prepared activations and other floats, cache-line aligned, grown when needed and reused.
+#[derive(Debug, Default)]
+pub(super) struct Lines(Vec<Line>);
+
+impl Lines {
+    /// `floats` of them; what they hold is left over from before, or zero.
+    pub(super) fn take(&mut self, floats: usize) -> &mut [f32] {
+        let lines = floats.div_ceil(16);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0.0; 16]));
+        }
+        // SAFETY: a line is sixteen floats without padding, and there are enough of them.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), floats) }
+    }
+}
+
+/// A weight format as an instruction set multiplies it.
+///
+/// # Safety
+/// The functions are to be called inside a kernel for `S`. `weights` points to a span's bytes, `x` to what
+/// [`Weights::prepare`] made of a span.
+pub(super) trait Weights<S: Simd> {
+    /// Columns of a span.
+    const SPAN: usize = 8 * S::LANES;
+    /// Bytes of a span's weights.
+    const BYTES: usize;
+    /// Bytes of scales that [`Weights::scale`] reads for a span.
+    const SCALE_BYTES: usize;
+    /// Floats that a prepared span takes.
+    const PREPARED: usize = 8 * S::LANES;
+
+    /// Column of element i of the eight registers in order.
+    fn column(i: usize) -> usize;
+
+    /// Bytes from a row's first scale to those of a span.
+    fn scale_at(span: usize) -> usize;
+
+    /// The scale of every lane.
+    unsafe fn scale(from: *const u8) -> S::F;
+
+    /// A span decoded, before its scale.
+    unsafe fn decode(weights: *const u8) -> [S::F; 8];
+
+    /// Prepares a span of one token; `x` may be short at the end of a row.
+    #[inline(always)]
+    fn prepare(x: &[f32], out: &mut [f32]) {
+        if x.len() == Self::SPAN {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = x[Self::column(i)];
+            }
+        } else {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = x.get(Self::column(i)).copied().unwrap_or(0.0);
+            }
+        }
+    }
+
+    /// sums[t] += scale · (span · x[t]) lane by lane, x[t] `stride` floats apart.
+    #[inline(always)]
+    unsafe fn multiply<const T: usize>(
+        weights: *const u8,
+        scale: S::F,
+        x: *const f32,
+        stride: usize,
+        sums: &mut [S::F; T],
+    ) {
+        // SAFETY: the caller's; a prepared span has 8·LANES floats.
+        unsafe {
+            let w = Self::decode(weights);
+            for (t, sum) in sums.iter_mut().enumerate() {
+                let x = x.add(t * stride);
+                // Two chains of additions, so that a single token does not wait for each.
+                let mut even = S::mul(w[0], S::load(x));
+                let mut odd = S::mul(w[1], S::load(x.add(S::LANES)));
+                for i in 1..4 {
+                    even = S::mul_add(w[2 * i], S::load(x.add(2 * i * S::LANES)), even);
+                    odd = S::mul_add(w[2 * i + 1], S::load(x.add((2 * i + 1) * S::LANES)), odd);
+                }
+                let both = S::add(even, odd);
+                *sum =
+                    if Self::SCALE_BYTES == 0 { S::add(*sum, both) } else { S::mul_add(both, scale, *sum) };
+            }
+        }
+    }
+}
+
+pub(super) struct Fp8;
+pub(super) struct Int4;
+pub(super) struct Bf16;
+pub(super) struct F16;
+pub(super) struct F32;
+
+impl<S: Simd> Weights<S> for Fp8 {
+    const BYTES: usize = 8 * S::LANES;
+    const SCALE_BYTES: usize = 4;
+
+    fn column(i: usize) -> usize {
+        let step = 4 * S::LANES;
+        i / step * step + S::fp8_column(i % step)
+    }
+
+    #[inline(always)]
+    fn scale_at(span: usize) -> usize {
+        span * <Self as Weights<S>>::SPAN / fp8::BLOCK * 4
+    }
+
+    #[inline(always)]
+    unsafe fn scale(from: *const u8) -> S::F {
+        // SAFETY: the caller's: a scale is readable.
+        unsafe { S::splat(f32::from_bits(u32::from_le(from.cast::<u32>().read_unaligned())) * S::FP8_FACTOR) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
+        // SAFETY: the caller's: 8·LANES codes are readable.
+        unsafe {
+            let ([a, b, c, d], [e, f, g, h]) = (S::fp8(weights), S::fp8(weights.add(4 * S::LANES)));
+            [a, b, c, d, e, f, g, h]
+        }
+    }
+}
+
+impl<S: Simd> Weights<S> for Bf16 {
+    const BYTES: usize = 16 * S::LANES;
+    const SCALE_BYTES: usize = 0;
+
+    fn column(i: usize) -> usize {
+        let step = 2 * S::LANES;
+        i / step * step + S::bf16_column(i % step)
+    }
+
+    #[inline(always)]
+    fn scale_at(_: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    unsafe fn scale(_: *const u8) -> S::F {
+        // SAFETY: the caller's: this is a kernel for `S`.
+        unsafe { S::splat(1.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
+        // SAFETY: the caller's: 8·LANES values are readable.
+        unsafe {
+            let step = 4 * S::LANES;
+            let ([a, b], [c, d]) = (S::bf16(weights), S::bf16(weights.add(step)));
+            let ([e, f], [g, h]) = (S::bf16(weights.add(2 * step)), S::bf16(weights.add(3 * step)));
+            [a, b, c, d, e, f, g, h]
+        }
+    }
+}
+
+impl<S: Simd> Weights<S> for F16 {
+    const BYTES: usize = 16 * S::LANES;
+    const SCALE_BYTES: usize = 0;
+
+    fn column(i: usize) -> usize {
+        i
+    }
+
+    #[inline(always)]
+    fn scale_at(_: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    unsafe fn scale(_: *const u8) -> S::F {
+        // SAFETY: the caller's: this is a kernel for `S`.
+        unsafe { S::splat(1.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
+        // SAFETY: the caller's: 8·LANES values are readable.
+        unsafe {
+            let mut values = [S::splat(0.0); 8];
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = S::f16(weights.add(2 * S::LANES * i));
+            }
+            values
+        }
+    }
+}
+
+impl<S: Simd> Weights<S> for F32 {
+    const BYTES: usize = 32 * S::LANES;
+    const SCALE_BYTES: usize = 0;
+
+    fn column(i: usize) -> usize {
+        i
+    }
+
+    #[inline(always)]
+    fn scale_at(_: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    unsafe fn scale(_: *const u8) -> S::F {
+        // SAFETY: the caller's: this is a kernel for `S`.
+        unsafe { S::splat(1.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
+        // SAFETY: the caller's: 8·LANES values are readable. Checkpoints are little-endian, as is every target with f32
+        // weights worth the name.
+        unsafe {
+            let mut values = [S::splat(0.0); 8];
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = S::load(weights.cast::<f32>().add(S::LANES * i));
+            }
+            values
+        }
+    }
+}
+
+/// Columns of the widest span.
+const LARGEST_SPAN: usize = 128;
+
+/// The largest magnitude of fixed-point activations: its bytes are at most ±127.
+const FIXED: f32 = 32_512.0;
+
+/// Registers of a prepared INT4 span: high and low bytes of even columns, the same of odd ones, what eight times the
+/// activations are, their unit.
+const INT4_REGISTERS: usize = 6;
+
+impl<S: Simd> Weights<S> for Int4 {
+    const BYTES: usize = 4 * S::LANES;
+    const SCALE_BYTES: usize = S::LANES / 4 * 2;
+    const PREPARED: usize = INT4_REGISTERS * S::LANES;
+
+    fn column(i: usize) -> usize {
+        i % S::LANES * 8 + i / S::LANES
+    }
+
+    #[inline(always)]
+    fn scale_at(span: usize) -> usize {
+        span * (<Self as Weights<S>>::SPAN / GROUP) * 2
+    }
+
+    #[inline(always)]
+    unsafe fn scale(from: *const u8) -> S::F {
+        // SAFETY: the caller's: LANES / 4 scales are readable.
+        unsafe { S::int4_scales(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
+        // SAFETY: the caller's: LANES words are readable.
+        unsafe { S::int4(weights) }
+    }
+
+    #[inline(always)]
+    fn prepare(x: &[f32], out: &mut [f32]) {
+        let mut largest = 0.0f32;
+        let mut sum = 0.0f32;
+        for &value in x {
+            largest = largest.max(value.abs());
+            sum += value;
+        }
+        // A NaN is in the sum, not in the maximum. Whatever is not finite makes all that it touches NaN.
+        let unit = if (sum - sum) + (largest - largest) == 0.0 { largest / FIXED } else { f32::NAN };
+        // Below the smallest normal number the reciprocal would overflow; such a span counts as zero.
+        let per_unit = if unit >= f32::MIN_POSITIVE { 1.0 / unit } else { 0.0 };
+        let mut fixed = [0i32; LARGEST_SPAN];
+        for (fixed, &value) in fixed.iter_mut().zip(x) {
+            *fixed = (value * per_unit).round_ties_even() as i32;
+        }
+        let (bytes, rest) = out.split_at_mut(4 * S::LANES);
+        let (offsets, units) = rest.split_at_mut(S::LANES);
+        units.fill(unit);
+        for (offset, fixed) in offsets.iter_mut().zip(fixed.as_chunks::<8>().0) {
+            *offset = f32::from_bits((-8 * fixed.iter().sum::<i32>()) as u32);
+        }
+        let register = 4 * S::LANES;
+        // SAFETY: four bytes a float, of which any are a float.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<u8>(), 4 * register) };
+        let (even, odd) = bytes.split_at_mut(2 * register);
+        for (bytes, first) in [(even, 0), (odd, 1)] {
+            let (high, low) = bytes.split_at_mut(register);
+            for ((high, low), pair) in high.iter_mut().zip(low).zip(fixed.as_chunks::<2>().0) {
+                let upper = (pair[first] + 128) >> 8;
+                *high = upper as u8;
+                *low = (pair[first] - (upper << 8)) as u8;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<const T: usize>(
+        weights: *const u8,
+        scale: S::F,
+        x: *const f32,
+        stride: usize,
+        sums: &mut [S::F; T],
+    ) {
+        // SAFETY: the caller's; a prepared span has six registers.
+        unsafe {
+            for (t, sum) in sums.iter_mut().enumerate() {
+                let x = x.add(t * stride);
+                let part = |i: usize| x.add(i * S::LANES);
+                // Nibbles are 0 to 15 and mean 8 less: −8·Σx is where the low sum begins.
+                let zero = S::zero_i32();
+                let high = S::dot_nibbles(weights, false, part(0).cast(), zero);
+                let low = S::dot_nibbles(weights, false, part(1).cast(), S::load_i32(part(4).cast()));
+                let high = S::dot_nibbles(weights, true, part(2).cast(), high);
+                let low = S::dot_nibbles(weights, true, part(3).cast(), low);
+                let unit = S::load(part(5));
+                *sum = S::mul_add(S::join(high, low), S::mul(scale, unit), *sum);
+            }
+        }
+    }
+}
+
+/// Calls a generic method with the [`Weights`] of a [`Format`].
+macro_rules! with_weights {
+    ($format:expr, $call:ident::<S, W $(, $more:tt)*>($($argument:expr),*)) => {
+        match $format {
+            $crate::quant::Format::F32 => $call::<S, $crate::device::cpu::format::F32 $(, $more)*>($($argument),*),
+            $crate::quant::Format::F16 => $call::<S, $crate::device::cpu::format::F16 $(, $more)*>($($argument),*),
+            $crate::quant::Format::Bf16 => $call::<S, $crate::device::cpu::format::Bf16 $(, $more)*>($($argument),*),
+            $crate::quant::Format::Fp8Block => $call::<S, $crate::device::cpu::format::Fp8 $(, $more)*>($($argument),*),
+            $crate::quant::Format::Int4Group32 => $call::<S, $crate::device::cpu::format::Int4 $(, $more)*>($($argument),*),
+        }
+    };
+}
+pub(super) use with_weights;
+
+/// Activations in the order and form in which rows of a format take them: [tokens, spans].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prepared<'a> {
+    /// All tokens.
+    pub values: &'a [f32],
+    /// Floats of a token.
+    pub stride: usize,
+    /// How many tokens.
+    pub tokens: usize,
+}
+
+/// Prepares rows of x for rows of a format.
+pub(super) struct Prepare<'a, 'm> {
+    /// Of the matrix.
+    pub layout: MatrixLayout,
+    /// [tokens, cols].
+    pub x: &'a [f32],
+    /// Where to.
+    pub into: &'m mut Lines,
+}
+
+impl<'m> Kernel for Prepare<'_, 'm> {
+    type Output = Prepared<'m>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> Prepared<'m> {
+        with_weights!(self.layout.format, prepare::<S, W>(self))
+    }
+}
+
+#[inline(always)]
+fn prepare<'m, S: Simd, W: Weights<S>>(call: Prepare<'_, 'm>) -> Prepared<'m> {
+    let cols = call.layout.cols;
+    let tokens = call.x.len() / cols;
+    let stride = cols.div_ceil(W::SPAN) * W::PREPARED;
+    let values = call.into.take(tokens * stride);
+    for (x, out) in call.x.chunks_exact(cols).zip(values.chunks_exact_mut(stride.max(1))) {
+        for (x, out) in x.chunks(W::SPAN).zip(out.chunks_exact_mut(W::PREPARED)) {
+            W::prepare(x, out);
+        }
+    }
+    Prepared { values, stride, tokens }
+}
+
+/// The scales of a row: its first, and how many bytes of them.
+#[inline(always)]
+pub(super) fn scales_of_row(layout: &MatrixLayout, row: usize) -> (usize, usize) {
+    match layout.format {
+        Format::F32 | Format::F16 | Format::Bf16 => (0, 0),
+        Format::Fp8Block => {
+            let bytes = layout.cols.div_ceil(fp8::BLOCK) * 4;
+            (row / fp8::BLOCK * bytes, bytes)
+        }
+        Format::Int4Group32 => {
+            let bytes = layout.cols.div_ceil(GROUP) * 2;
+            (row * bytes, bytes)
+        }
+    }
+}

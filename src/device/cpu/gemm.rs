@@ -1,0 +1,222 @@
+//! Rows of weights times many tokens: prefill, which is as fast as multiply-adds are.
+//!
+//! Tokens stand in the lanes. x is packed once a call into panels of 2·LANES tokens ([`pack`]); a task decodes a block of
+//! rows, [`DEPTH`] columns at a time, into a tile that stays in the second-level cache and multiplies it with every panel, whose
+//! part stays in the first. So a weight is decoded once whatever the number of tokens, and a multiply-add waits for memory
+//! only at a tile's edges. Columns are taken in the order in which a span decodes ([`Weights::column`]), on both sides.
+
+use super::format::{Lines, Weights, scales_of_row, with_weights};
+use super::rows::{Output, tail};
+use crate::quant::{MatrixLayout, MatrixView};
+use crate::simd::{Kernel, Simd, TileCall};
+
+/// Columns of a tile: a panel's part, 256·32 floats, is 32 KiB.
+const DEPTH: usize = 256;
+
+/// Rows of a tile: a multiple of every set's `TILE_ROWS`.
+pub(super) const TILE_ROWS: usize = 96;
+
+/// Activations packed for [`Tiles`]: [panels, columns in a format's order, 2·LANES tokens].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packed<'a> {
+    values: &'a [f32],
+    panels: usize,
+    tokens: usize,
+}
+
+/// The tokens of one panel, packed. Panels are independent, so threads can divide them.
+pub(super) struct Pack<'a> {
+    pub layout: MatrixLayout,
+    /// [tokens, cols] of which row `token` is x[rows[token]], or x[token].
+    pub x: &'a [f32],
+    pub rows: Option<&'a [u32]>,
+    pub tokens: usize,
+    pub panel: usize,
+    /// The whole of [`PackedSize`]'s floats; only this panel is written.
+    pub into: Output,
+}
+
+/// Floats of packed activations, and their panels.
+pub(super) struct PackedSize {
+    pub layout: MatrixLayout,
+    pub tokens: usize,
+}
+
+impl Kernel for PackedSize {
+    /// Floats, panels.
+    type Output = (usize, usize);
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> (usize, usize) {
+        let panels = self.tokens.div_ceil(2 * S::LANES);
+        (panels * self.layout.cols.next_multiple_of(8 * S::LANES) * 2 * S::LANES, panels)
+    }
+}
+
+impl Kernel for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        with_weights!(self.layout.format, pack::<S, W>(self));
+    }
+}
+
+#[inline(always)]
+fn pack<S: Simd, W: Weights<S>>(call: Pack<'_>) {
+    let (cols, width) = (call.layout.cols, 2 * S::LANES);
+    let depth = cols.next_multiple_of(W::SPAN);
+    let first = call.panel * width;
+    for span in 0..depth / W::SPAN {
+        let at = (call.panel * depth + span * W::SPAN) * width;
+        for lane in 0..width {
+            let token = first + lane;
+            let row = if token < call.tokens {
+                let row = call.rows.map_or(token, |rows| rows[token] as usize);
+                &call.x[row * cols..][..cols]
+            } else {
+                &[]
+            };
+            let part = row.get(span * W::SPAN..).unwrap_or(&[]);
+            for i in 0..W::SPAN {
+                let value = part.get(W::column(i)).copied().unwrap_or(0.0);
+                // SAFETY: this panel is this task's, and `PackedSize` has room for it.
+                unsafe { call.into.put(0, at + i * width + lane, value) }
+            }
+        }
+    }
+}
+
+impl<'a> Packed<'a> {
+    /// What [`Pack`] has filled.
+    pub(super) fn new(values: &'a [f32], panels: usize, tokens: usize) -> Packed<'a> {
+        Packed { values, panels, tokens }
+    }
+}
+
+/// y[t, r] = w[r]·x[t] for a block of at most [`TILE_ROWS`] rows; or silu(first) · second of two matrices.
+pub(super) struct Tiles<'a, 'm> {
+    pub w: MatrixView<'a>,
+    pub x: Packed<'a>,
+    pub up: Option<(MatrixView<'a>, Packed<'a>)>,
+    pub rows: std::ops::Range<usize>,
+    /// No other task writes these rows.
+    pub out: Output,
+    /// This thread's.
+    pub scratch: &'m mut Scratch,
+}
+
+/// A thread's memory for [`Tiles`], reused.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    tile: Lines,
+    sums: Lines,
+    up: Lines,
+}
+
+impl Kernel for Tiles<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Tiles { w, x, up, rows, out, scratch } = self;
+        let Scratch { tile, sums, up: up_sums } = scratch;
+        let stride = x.tokens.next_multiple_of(2 * S::LANES);
+        let call = Block { w, x, rows: rows.clone(), tile, sums };
+        let sums = with_weights!(w.layout().format, block::<S, W>(call));
+        let up = up.map(|(w, x)| {
+            let call = Block { w, x, rows: rows.clone(), tile, sums: up_sums };
+            with_weights!(w.layout().format, block::<S, W>(call))
+        });
+        for (r, row) in rows.enumerate() {
+            for t in 0..x.tokens {
+                let mut value = sums[r * stride + t];
+                if let Some(up) = &up {
+                    value = super::silu(value) * up[r * stride + t];
+                }
+                // SAFETY: this row is this task's.
+                unsafe { out.put(t, row, value) }
+            }
+        }
+    }
+}
+
+struct Block<'a, 'm> {
+    w: MatrixView<'a>,
+    x: Packed<'a>,
+    rows: std::ops::Range<usize>,
+    tile: &'a mut Lines,
+    sums: &'m mut Lines,
+}
+
+/// The products of a block of rows, [rows of the tile, tokens padded to whole panels].
+#[inline(always)]
+fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
+    let Block { w, x, rows, tile, sums } = call;
+    let layout = w.layout();
+    let width = 2 * S::LANES;
+    let (panels, all) = (x.panels, layout.cols.next_multiple_of(W::SPAN));
+    assert!(rows.len() <= TILE_ROWS && rows.end <= layout.rows, "rows {rows:?} of {layout:?}");
+    assert!(panels == x.tokens.div_ceil(width) && x.values.len() == panels * all * width, "packed for {layout:?}");
+    let padded = rows.len().next_multiple_of(S::TILE_ROWS);
+    let tile = tile.take(TILE_ROWS * DEPTH);
+    let sums = sums.take(padded * panels * width);
+    sums.fill(0.0);
+    tile[rows.len() * DEPTH..padded * DEPTH].fill(0.0);
+    for from in (0..all).step_by(DEPTH) {
+        let depth = DEPTH.min(all - from);
+        for (r, row) in rows.clone().enumerate() {
+            decode::<S, W>(w, row, from / W::SPAN, &mut tile[r * DEPTH..][..depth]);
+        }
+        for panel in 0..panels {
+            let wide = x.tokens - panel * width > S::LANES;
+            for r in (0..padded).step_by(S::TILE_ROWS) {
+                // SAFETY: called inside a kernel for `S`; the tile has `padded` rows of DEPTH, the panel `depth` rows from
+                // `from` on, the sums `padded` rows of all panels, as asserted and taken above.
+                unsafe {
+                    S::tile(
+                        TileCall {
+                            w: tile.as_ptr().add(r * DEPTH),
+                            w_stride: DEPTH,
+                            x: x.values.as_ptr().add((panel * all + from) * width),
+                            depth,
+                            out: sums.as_mut_ptr().add(r * panels * width + panel * width),
+                            out_stride: panels * width,
+                        },
+                        wide,
+                    );
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Decodes whole spans of a row, scaled, in the format's order.
+#[inline(always)]
+fn decode<S: Simd, W: Weights<S>>(w: MatrixView<'_>, row: usize, first: usize, out: &mut [f32]) {
+    let layout = w.layout();
+    let (weights, all_scales) = w.bytes();
+    let weights = &weights[row * layout.row_bytes()..][..layout.row_bytes()];
+    let (at, len) = scales_of_row(&layout, row);
+    let scales = &all_scales[at..][..len];
+    let whole = layout.cols / W::SPAN;
+    for (i, out) in out.chunks_exact_mut(W::SPAN).enumerate() {
+        let span = first + i;
+        // SAFETY: called inside a kernel for `S`; a whole span lies in the row, its scales in the row's, and the copy of the
+        // last is long enough. A span decodes to as many floats as `out` has.
+        unsafe {
+            let (values, scale) = if span < whole {
+                let scale = W::scale(scales.as_ptr().add(W::scale_at(span)));
+                (W::decode(weights.as_ptr().add(span * W::BYTES)), scale)
+            } else {
+                let (bytes, scale) = tail::<S, W>(weights, scales, span);
+                (W::decode(bytes.as_ptr()), W::scale(scale.as_ptr()))
+            };
+            for (k, &value) in values.iter().enumerate() {
+                let value = if W::SCALE_BYTES == 0 { value } else { S::mul(value, scale) };
+                S::store(out.as_mut_ptr().add(k * S::LANES), value);
+            }
+        }
+    }
+}

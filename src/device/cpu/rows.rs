@@ -1,0 +1,209 @@
+//! Rows of weights times a few tokens: decoding, which is as fast as memory brings the weights.
+//!
+//! A row is decoded where it lies and multiplied with up to [`Simd::TOKENS`] tokens before the next is looked at. One row at a
+//! time means one stream of addresses, which [`AHEAD`] keeps ahead of.
+
+use super::format::{Prepared, Weights, scales_of_row, with_weights};
+use crate::quant::MatrixView;
+use crate::simd::{Kernel, Simd};
+
+/// Bytes that weights are prefetched ahead: about what arrives in a memory access's time.
+const AHEAD: usize = 4096;
+
+/// Bytes of the widest span (f32) and of its scales.
+const SPAN_BYTES: usize = 512;
+const SPAN_SCALES: usize = 8;
+
+/// Where results go: out[t, r] at `t · stride + r`.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    first: *mut f32,
+    len: usize,
+    stride: usize,
+}
+
+// SAFETY: it is written only through `put`, whose callers write every element from one task.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// Of [tokens, `stride`].
+    pub(super) fn new(out: &mut [f32], stride: usize) -> Output {
+        Output { first: out.as_mut_ptr(), len: out.len(), stride }
+    }
+
+    /// # Safety
+    /// The slice it was made of lives and is not looked at meanwhile, and no other task writes this element.
+    #[inline(always)]
+    pub(super) unsafe fn put(&self, token: usize, row: usize, value: f32) {
+        let at = token * self.stride + row;
+        debug_assert!(row < self.stride && at < self.len, "row {row} of token {token}");
+        // SAFETY: in the slice; the caller's for the rest.
+        unsafe { *self.first.add(at) = value }
+    }
+}
+
+/// y[t, r] = w[r]·x[t] for `rows`.
+pub(super) struct Rows<'a> {
+    pub w: MatrixView<'a>,
+    pub x: Prepared<'a>,
+    pub rows: std::ops::Range<usize>,
+    /// No other task writes these rows.
+    pub out: Output,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        with_weights!(self.w.layout().format, rows::<S, W>(self));
+    }
+}
+
+/// h[t, r] = silu(gate[r]·x[t]) · (up[r]·x[t]) for `rows`.
+pub(super) struct GatedRows<'a> {
+    pub gate: (MatrixView<'a>, Prepared<'a>),
+    pub up: (MatrixView<'a>, Prepared<'a>),
+    pub rows: std::ops::Range<usize>,
+    /// No other task writes these rows.
+    pub out: Output,
+}
+
+impl Kernel for GatedRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let tokens = self.gate.1.tokens;
+        for row in self.rows {
+            for first in (0..tokens).step_by(S::TOKENS) {
+                let mut gate = [0.0; MOST_TOKENS];
+                let mut up = [0.0; MOST_TOKENS];
+                let n = (tokens - first).min(S::TOKENS);
+                some_tokens::<S>(self.gate.0, row, &self.gate.1, first, &mut gate[..n]);
+                some_tokens::<S>(self.up.0, row, &self.up.1, first, &mut up[..n]);
+                for (t, (g, u)) in gate[..n].iter().zip(&up).enumerate() {
+                    // SAFETY: this row is this task's.
+                    unsafe { self.out.put(first + t, row, super::silu(*g) * u) }
+                }
+            }
+        }
+    }
+}
+
+/// The largest [`Simd::TOKENS`].
+const MOST_TOKENS: usize = 16;
+
+#[inline(always)]
+fn rows<S: Simd, W: Weights<S>>(call: Rows<'_>) {
+    let tokens = call.x.tokens;
+    for row in call.rows {
+        for first in (0..tokens).step_by(S::TOKENS) {
+            let mut sums = [0.0; MOST_TOKENS];
+            let n = (tokens - first).min(S::TOKENS);
+            by_count::<S, W>(call.w, row, &call.x, first, &mut sums[..n]);
+            for (t, &sum) in sums[..n].iter().enumerate() {
+                // SAFETY: this row is this task's.
+                unsafe { call.out.put(first + t, row, sum) }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn some_tokens<S: Simd>(w: MatrixView<'_>, row: usize, x: &Prepared<'_>, first: usize, out: &mut [f32]) {
+    with_weights!(w.layout().format, by_count::<S, W>(w, row, x, first, out));
+}
+
+/// Cuts a count of tokens into counts that code is compiled for.
+#[inline(always)]
+fn by_count<S: Simd, W: Weights<S>>(
+    w: MatrixView<'_>,
+    row: usize,
+    x: &Prepared<'_>,
+    first: usize,
+    out: &mut [f32],
+) {
+    let mut done = 0;
+    while done < out.len() {
+        let at = first + done;
+        match out.len() - done {
+            16.. => done += store(&mut out[done..], dot::<S, W, 16>(w, row, x, at)),
+            8.. => done += store(&mut out[done..], dot::<S, W, 8>(w, row, x, at)),
+            4.. => done += store(&mut out[done..], dot::<S, W, 4>(w, row, x, at)),
+            2.. => done += store(&mut out[done..], dot::<S, W, 2>(w, row, x, at)),
+            _ => done += store(&mut out[done..], dot::<S, W, 1>(w, row, x, at)),
+        }
+    }
+}
+
+#[inline(always)]
+fn store<const T: usize>(out: &mut [f32], sums: [f32; T]) -> usize {
+    out[..T].copy_from_slice(&sums);
+    T
+}
+
+/// w[row]·x[first + t] for T tokens.
+#[inline(always)]
+fn dot<S: Simd, W: Weights<S>, const T: usize>(
+    w: MatrixView<'_>,
+    row: usize,
+    x: &Prepared<'_>,
+    first: usize,
+) -> [f32; T] {
+    let layout = w.layout();
+    let (weights, all_scales) = w.bytes();
+    let weights = &weights[row * layout.row_bytes()..][..layout.row_bytes()];
+    let (at, len) = scales_of_row(&layout, row);
+    let scales = &all_scales[at..][..len];
+    let spans = layout.cols / W::SPAN;
+    let rest = layout.cols % W::SPAN;
+    let needed = (spans + usize::from(rest > 0)) * W::PREPARED;
+    assert!((first + T) * x.stride <= x.values.len() && needed <= x.stride, "prepared for {layout:?}");
+
+    // SAFETY: called inside a kernel for `S`. Whole spans lie in the row and their scales in the row's scales, as the
+    // layout's sizes have it; the last is a copy that is long enough. Every token has `needed` prepared floats.
+    unsafe {
+        let x_first = x.values.as_ptr().add(first * x.stride);
+        let mut sums = [S::splat(0.0); T];
+        for span in 0..spans {
+            let from = weights.as_ptr().add(span * W::BYTES);
+            for line in 0..W::BYTES / 64 {
+                S::prefetch(from.wrapping_add(AHEAD + 64 * line));
+            }
+            let scale = W::scale(scales.as_ptr().add(W::scale_at(span)));
+            W::multiply::<T>(from, scale, x_first.add(span * W::PREPARED), x.stride, &mut sums);
+        }
+        if rest > 0 {
+            let (tail, tail_scales) = tail::<S, W>(weights, scales, spans);
+            let scale = W::scale(tail_scales.as_ptr());
+            let from = x_first.add(spans * W::PREPARED);
+            W::multiply::<T>(tail.as_ptr(), scale, from, x.stride, &mut sums);
+        }
+        let mut totals = [0.0; T];
+        for (total, sum) in totals.iter_mut().zip(sums) {
+            *total = S::sum(sum);
+        }
+        totals
+    }
+}
+
+/// The last, short span of a row with zeros behind it, and its scales.
+#[inline(always)]
+pub(super) fn tail<S: Simd, W: Weights<S>>(
+    weights: &[u8],
+    scales: &[u8],
+    span: usize,
+) -> ([u8; SPAN_BYTES], [u8; SPAN_SCALES]) {
+    let (mut bytes, mut scale_bytes) = ([0; SPAN_BYTES], [0; SPAN_SCALES]);
+    let left = &weights[span * W::BYTES..];
+    bytes[..left.len()].copy_from_slice(left);
+    if W::SCALE_BYTES > 0 {
+        let left = &scales[W::scale_at(span)..];
+        let n = left.len().min(W::SCALE_BYTES);
+        scale_bytes[..n].copy_from_slice(&left[..n]);
+    }
+    (bytes, scale_bytes)
+}

@@ -1,0 +1,130 @@
+//! Experts with few tokens each, all at once: two parallel parts for a layer's experts, whatever their number.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+
+use super::format::{Lines, Prepared};
+use super::matmul::{Compute, Cut, gather};
+use super::rows::{GatedRows, Output, Rows};
+use super::workers::{HostJob, JobPanic};
+use crate::checkpoint::weights::GatedMlp;
+use crate::quant::MatrixView;
+
+/// A job under way.
+struct Work<'a> {
+    /// Its place among the caller's jobs.
+    at: usize,
+    mlp: GatedMlp<MatrixView<'a>>,
+    gate: Prepared<'a>,
+    up: Prepared<'a>,
+    /// [tokens, width].
+    between: Output,
+    tokens: usize,
+}
+
+/// Computes the jobs, each with its place. The first that panicked, by place; the others are done all the same.
+pub(super) fn run(compute: Compute<'_>, x: &[f32], jobs: &mut [(usize, &mut HostJob<'_>)]) -> Option<JobPanic> {
+    let panics = Panics::default();
+    let mut prepared: Vec<[Lines; 2]> = Vec::new();
+    prepared.resize_with(jobs.len(), Default::default);
+    let mut between: Vec<Vec<f32>> = Vec::new();
+    for (_, job) in jobs.iter() {
+        between.push(vec![0.0; job.tokens.len() * job.mlp.gate.layout().rows]);
+    }
+
+    let mut works = Vec::with_capacity(jobs.len());
+    for (((at, job), memory), between) in jobs.iter().zip(&mut prepared).zip(&mut between) {
+        let GatedMlp { gate, up, .. } = &job.mlp;
+        let [first, second] = memory;
+        panics.catch(*at, || {
+            let rows = gather(x, gate.layout().cols, &job.tokens);
+            let of_gate = compute.prepare(gate.layout(), &rows, first);
+            let same = gate.layout() == up.layout();
+            let of_up = if same { of_gate } else { compute.prepare(up.layout(), &rows, second) };
+            let between = Output::new(between, gate.layout().rows);
+            let (mlp, tokens) = (job.mlp.map(|view| *view), job.tokens.len());
+            works.push(Work { at: *at, mlp, gate: of_gate, up: of_up, between, tokens });
+        });
+    }
+    let tasks = Tasks::new(works.iter().map(|w| Cut::new(&w.mlp.gate.layout(), w.tokens, compute.pool.threads())));
+    compute.pool.run(tasks.count(), &|task| {
+        let (work, cut, part) = tasks.of(task);
+        let Work { at, mlp, gate, up, between, .. } = &works[work];
+        panics.catch(*at, || {
+            let (gate, up) = ((mlp.gate, *gate), (mlp.up, *up));
+            compute.isa.run(GatedRows { gate, up, rows: cut.range(part), out: *between });
+        });
+    });
+    drop(works);
+
+    let mut works = Vec::with_capacity(jobs.len());
+    for (((at, job), memory), between) in jobs.iter_mut().zip(&mut prepared).zip(&between) {
+        let down = job.mlp.down;
+        panics.catch(*at, || {
+            let tokens = job.tokens.len();
+            assert_eq!(job.out.len(), tokens * down.layout().rows, "results of {tokens} tokens");
+            let x = compute.prepare(down.layout(), between, &mut memory[0]);
+            works.push((*at, down, x, Output::new(job.out, down.layout().rows)));
+        });
+    }
+    let cuts = works.iter().map(|(_, down, x, _)| Cut::new(&down.layout(), x.tokens, compute.pool.threads()));
+    let tasks = Tasks::new(cuts);
+    compute.pool.run(tasks.count(), &|task| {
+        let (work, cut, part) = tasks.of(task);
+        let (at, w, x, out) = works[work];
+        panics.catch(at, || compute.isa.run(Rows { w, x, rows: cut.range(part), out }));
+    });
+    panics.first()
+}
+
+/// The tasks of several matrices under one numbering.
+struct Tasks {
+    cuts: Vec<Cut>,
+    /// The first task of each matrix, and one past the last.
+    first: Vec<usize>,
+}
+
+impl Tasks {
+    fn new(cuts: impl Iterator<Item = Cut>) -> Tasks {
+        let cuts: Vec<Cut> = cuts.collect();
+        let mut first = vec![0];
+        let mut sum = 0;
+        for cut in &cuts {
+            sum += cut.tasks();
+            first.push(sum);
+        }
+        Tasks { cuts, first }
+    }
+
+    fn count(&self) -> usize {
+        self.first[self.cuts.len()]
+    }
+
+    /// The matrix of a task, its cut, and which of its tasks it is.
+    fn of(&self, task: usize) -> (usize, Cut, usize) {
+        let work = self.first.partition_point(|&first| first <= task) - 1;
+        (work, self.cuts[work], task - self.first[work])
+    }
+}
+
+/// The panics of jobs.
+#[derive(Default)]
+struct Panics(Mutex<Option<JobPanic>>);
+
+impl Panics {
+    /// Runs a part of a job. What a panic leaves half done is the job's output, which nobody looks at then.
+    fn catch(&self, job: usize, work: impl FnOnce()) {
+        let Err(panic) = catch_unwind(AssertUnwindSafe(work)) else { return };
+        let panic: Box<dyn Any + Send> = panic;
+        let panic = JobPanic::new(job, &*panic);
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.as_ref().is_none_or(|first| panic.job < first.job) {
+            *first = Some(panic);
+        }
+    }
+
+    fn first(self) -> Option<JobPanic> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
