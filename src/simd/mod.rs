@@ -62,7 +62,9 @@ impl Isa {
                 Isa::Avx2 => avx2(),
                 Isa::Avx512 => avx512(),
                 Isa::Avx512Vbmi => {
-                    avx512() && is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512vnni")
+                    avx512()
+                        && is_x86_feature_detected!("avx512vbmi")
+                        && is_x86_feature_detected!("avx512vnni")
                 }
             };
         }
@@ -256,30 +258,42 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(call: TileCall) {
     }
 }
 
+/// e^x: within 2 units in the last place over f32's normal range, 0 below it, ∞ above, NaN of NaN. Cephes' polynomial after
+/// reduction by ln 2.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
+    /// 1.5·2^23: adding it leaves the nearest integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+    let shifted = mul_add::<S>(x, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = mul_add::<S>(n, -LN2[1], mul_add::<S>(n, -LN2[0], x));
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+        p = mul_add::<S>(p, r, c);
+    }
+    let p = mul_add::<S>(p * r, r, r) + 1.0;
+    // 2^n in two factors: n may be 128.
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let (half, rest) = (n >> 1, n - (n >> 1));
+    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+    let value = p * power(half) * power(rest);
+    let value = if x < -87.3 { 0.0 } else { value };
+    if x > 88.8 { f32::INFINITY } else { value }
+}
+
+/// x = e^(x − max) of all.
+#[inline(always)]
+pub(crate) fn exp_all<S: Simd>(x: &mut [f32], max: f32) {
+    for x in x {
+        *x = exp::<S>(*x - max);
+    }
+}
+
 /// a·b + c, fused where that is one instruction.
 #[inline(always)]
 pub(crate) fn mul_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
     if S::FMA { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// Independent partial sums of a dot product: enough to fill a vector register and hide an addition's latency.
-const LANES: usize = 32;
-
-/// Σ a·b over the shorter length.
-#[inline(always)]
-pub(crate) fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
-    let n = a.len().min(b.len());
-    let (a, b) = (&a[..n], &b[..n]);
-    let mut sums = [0.0f32; LANES];
-    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
-    for (x, y) in a_chunks.iter().zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] = mul_add::<S>(x[lane], y[lane], sums[lane]);
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum();
-    sum_lanes(sums) + rest
 }
 
 /// Adds partial sums, a power of two of them, as a tree, which a vector unit does in log₂ steps.
@@ -295,10 +309,45 @@ pub(crate) fn sum_lanes<const N: usize>(mut sums: [f32; N]) -> f32 {
     sums[0]
 }
 
-/// y += a·x.
-#[inline(always)]
-pub(crate) fn axpy<S: Simd>(a: f32, x: &[f32], y: &mut [f32]) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = mul_add::<S>(a, x, *y);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Exp<'a>(&'a mut [f32]);
+
+    impl Kernel for Exp<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            exp_all::<S>(self.0, 0.0);
+        }
+    }
+
+    #[test]
+    fn exponentials() {
+        let mut x: Vec<f32> = (-1_050..900).map(|i| i as f32 * 0.1 + 0.013).collect();
+        x.extend([
+            0.0,
+            -0.0,
+            88.72,
+            88.9,
+            -87.2,
+            f32::NEG_INFINITY,
+            f32::INFINITY,
+            f32::MAX,
+            f32::MIN,
+            f32::NAN,
+        ]);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+            let mut got = x.clone();
+            isa.run(Exp(&mut got));
+            for (x, got) in x.iter().zip(got) {
+                let want = f64::from(*x).exp();
+                let near = (f64::from(got) - want).abs() <= 2.4e-7 * want;
+                let outside = *x < -87.3 && got == 0.0 || want > f64::from(f32::MAX) && got == f32::INFINITY;
+                assert!(near || outside || x.is_nan() && got.is_nan(), "{isa:?}: e^{x} is {want}, got {got}");
+            }
+        }
     }
 }

@@ -13,7 +13,11 @@ pub(super) fn usable() -> Vec<usize> {
         first.is_none_or(|first| first == cpu)
     };
     let cores: Vec<usize> = allowed.iter().copied().filter(first_of_core).collect();
-    if cores.is_empty() { (0..std::thread::available_parallelism().map_or(1, usize::from)).collect() } else { cores }
+    if cores.is_empty() {
+        (0..std::thread::available_parallelism().map_or(1, usize::from)).collect()
+    } else {
+        cores
+    }
 }
 
 /// Binds the calling thread to a hardware thread. Advice only: elsewhere it is slower, never wrong.

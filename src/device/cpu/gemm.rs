@@ -157,7 +157,10 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
     let width = 2 * S::LANES;
     let (panels, all) = (x.panels, layout.cols.next_multiple_of(W::SPAN));
     assert!(rows.len() <= TILE_ROWS && rows.end <= layout.rows, "rows {rows:?} of {layout:?}");
-    assert!(panels == x.tokens.div_ceil(width) && x.values.len() == panels * all * width, "packed for {layout:?}");
+    assert!(
+        panels == x.tokens.div_ceil(width) && x.values.len() == panels * all * width,
+        "packed for {layout:?}"
+    );
     let padded = rows.len().next_multiple_of(S::TILE_ROWS);
     let tile = tile.take(TILE_ROWS * DEPTH);
     let sums = sums.take(padded * panels * width);

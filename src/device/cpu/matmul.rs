@@ -109,7 +109,13 @@ impl Compute<'_> {
     ///
     /// # Panics
     /// If sizes do not match.
-    pub(super) fn gated(self, mlp: &GatedMlp<MatrixView<'_>>, x: &[f32], rows: Option<&[u32]>, out: &mut [f32]) {
+    pub(super) fn gated(
+        self,
+        mlp: &GatedMlp<MatrixView<'_>>,
+        x: &[f32],
+        rows: Option<&[u32]>,
+        out: &mut [f32],
+    ) {
         let MatrixLayout { rows: width, cols, .. } = mlp.gate.layout();
         let tokens = rows.map_or(x.len() / cols, <[u32]>::len);
         if tokens == 0 {

@@ -13,6 +13,7 @@ mod together;
 mod workers;
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,8 +21,6 @@ use std::sync::Arc;
 pub use crate::simd::{Isa, VARIABLE as ISA_VARIABLE};
 pub use attention::CpuKvCache;
 pub use workers::{HostJob, JobPanic, Workers};
-
-use matmul::Compute;
 
 use super::{
     Device, HostBytes, MlaCall, Pass, Precision, Routing, RoutingFault, SampleSettings, Shape, Site, SlotAt,
@@ -101,6 +100,11 @@ impl CpuDevice {
     pub fn isa(&self) -> Isa {
         self.workers.isa()
     }
+}
+
+thread_local! {
+    /// A calling thread's memory for attention.
+    static ATTENTION: RefCell<attention::Memory> = RefCell::default();
 }
 
 /// x·sigmoid(x).
@@ -355,16 +359,9 @@ impl Device for CpuDevice {
     ) -> Result<()> {
         let (tokens, heads, v) = (q.rows(), call.attention.num_heads, call.attention.v_head_dim);
         let out = rows::Output::new(out.resize(tokens), heads * v);
-        let Compute { pool, isa } = self.workers.compute();
-        pool.run(heads, &|head| {
-            let rows = attention::Head { q: &q.data, kv_b, cache, call, head, tokens }.compute(isa);
-            for (t, row) in rows.chunks_exact(v).enumerate() {
-                for (i, &value) in row.iter().enumerate() {
-                    // SAFETY: a head's columns are its task's.
-                    unsafe { out.put(t, head * v + i, value) }
-                }
-            }
-        });
+        let (compute, kv_b) = (self.workers.compute(), kv_b.view());
+        let attend = attention::Attend { compute, q: &q.data, tokens, kv_b, cache, call, out };
+        ATTENTION.with_borrow_mut(|memory| attend.run(memory));
         Ok(())
     }
 

@@ -121,7 +121,8 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. The pointer is used by threads that have joined alone, and this function returns
         // when they have left and no other can join.
-        let lasting: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(run as *const (dyn Fn(usize) + Sync)) };
+        let lasting: *const (dyn Fn(usize) + Sync) =
+            unsafe { std::mem::transmute(run as *const (dyn Fn(usize) + Sync)) };
         *lock(&shared.job) = Job { run: lasting, tasks };
         // Published by the gate.
         shared.next.store(0, Ordering::Relaxed);
@@ -241,7 +242,10 @@ mod tests {
                     pool.run(tasks, &|task| {
                         counts[task].fetch_add(1, Ordering::Relaxed);
                     });
-                    assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} {tasks} {round}");
+                    assert!(
+                        counts.iter().all(|c| c.load(Ordering::Relaxed) == 1),
+                        "{threads} {tasks} {round}"
+                    );
                 }
             }
         }

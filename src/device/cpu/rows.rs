@@ -20,9 +20,11 @@ pub(super) struct Output {
     first: *mut f32,
     len: usize,
     stride: usize,
+    /// Element that is meant by token 0, row 0.
+    origin: isize,
 }
 
-// SAFETY: it is written only through `put`, whose callers write every element from one task.
+// SAFETY: elements are reached only through `put` and `get`, whose callers see to it that one task alone does.
 unsafe impl Send for Output {}
 // SAFETY: as above.
 unsafe impl Sync for Output {}
@@ -30,17 +32,36 @@ unsafe impl Sync for Output {}
 impl Output {
     /// Of [tokens, `stride`].
     pub(super) fn new(out: &mut [f32], stride: usize) -> Output {
-        Output { first: out.as_mut_ptr(), len: out.len(), stride }
+        Output { first: out.as_mut_ptr(), len: out.len(), stride, origin: 0 }
+    }
+
+    /// The same memory, with `row` of token 0 being what `column` of `token` was.
+    pub(super) fn moved(&self, token: usize, column: usize, row: usize) -> Output {
+        let origin = self.origin + (token * self.stride + column) as isize - row as isize;
+        Output { origin, ..*self }
+    }
+
+    #[inline(always)]
+    fn at(&self, token: usize, row: usize) -> *mut f32 {
+        let at = self.origin + (token * self.stride + row) as isize;
+        debug_assert!((0..self.len as isize).contains(&at), "row {row} of token {token}");
+        self.first.wrapping_offset(at)
     }
 
     /// # Safety
-    /// The slice it was made of lives and is not looked at meanwhile, and no other task writes this element.
+    /// The slice it was made of lives, is not looked at otherwise meanwhile and has this element, which no other task reaches.
     #[inline(always)]
     pub(super) unsafe fn put(&self, token: usize, row: usize, value: f32) {
-        let at = token * self.stride + row;
-        debug_assert!(row < self.stride && at < self.len, "row {row} of token {token}");
-        // SAFETY: in the slice; the caller's for the rest.
-        unsafe { *self.first.add(at) = value }
+        // SAFETY: the caller's.
+        unsafe { *self.at(token, row) = value }
+    }
+
+    /// # Safety
+    /// As [`Output::put`].
+    #[inline(always)]
+    pub(super) unsafe fn get(&self, token: usize, row: usize) -> f32 {
+        // SAFETY: the caller's.
+        unsafe { *self.at(token, row) }
     }
 }
 

@@ -24,7 +24,11 @@ struct Work<'a> {
 }
 
 /// Computes the jobs, each with its place. The first that panicked, by place; the others are done all the same.
-pub(super) fn run(compute: Compute<'_>, x: &[f32], jobs: &mut [(usize, &mut HostJob<'_>)]) -> Option<JobPanic> {
+pub(super) fn run(
+    compute: Compute<'_>,
+    x: &[f32],
+    jobs: &mut [(usize, &mut HostJob<'_>)],
+) -> Option<JobPanic> {
     let panics = Panics::default();
     let mut prepared: Vec<[Lines; 2]> = Vec::new();
     prepared.resize_with(jobs.len(), Default::default);
@@ -47,7 +51,8 @@ pub(super) fn run(compute: Compute<'_>, x: &[f32], jobs: &mut [(usize, &mut Host
             works.push(Work { at: *at, mlp, gate: of_gate, up: of_up, between, tokens });
         });
     }
-    let tasks = Tasks::new(works.iter().map(|w| Cut::new(&w.mlp.gate.layout(), w.tokens, compute.pool.threads())));
+    let tasks =
+        Tasks::new(works.iter().map(|w| Cut::new(&w.mlp.gate.layout(), w.tokens, compute.pool.threads())));
     compute.pool.run(tasks.count(), &|task| {
         let (work, cut, part) = tasks.of(task);
         let Work { at, mlp, gate, up, between, .. } = &works[work];
