@@ -60,13 +60,6 @@ impl Checkpoint {
         Ok(HostMatrix { layout: source.layout, weight: part(&self.catalogue, &source.weight)?, scale })
     }
 
-    /// Where a tensor of the expert that lies first in its file begins: (shard, byte). For going through experts as the files have
-    /// them.
-    pub(crate) fn expert_begins(&self, layer: usize, expert: usize) -> Option<(usize, u64)> {
-        let source = self.bound.experts.get(layer)?.get(expert)?;
-        source.each().into_iter().map(|m| (m.weight.shard, m.weight.entry.offset)).min()
-    }
-
     /// Looks at every value of an expert where its files are mapped. Returns its bytes.
     ///
     /// # Errors
