@@ -106,3 +106,39 @@ impl Checkpoint {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::header::{Dtype, Entry};
+    use super::*;
+
+    #[test]
+    fn pieces_are_whole_elements_and_end_with_blocks() {
+        for dtype in [Dtype::F8E4m3, Dtype::Bf16, Dtype::F32] {
+            let element = dtype.bytes();
+            for offset in [0, 8, 9, BLOCK - 9, BLOCK - 1, BLOCK, 3 * BLOCK + 4001] {
+                for elements in [0, 1, 3, BLOCK / element, 2 * BLOCK / element + 5] {
+                    let entry = Entry {
+                        name: "t".into(),
+                        dtype,
+                        shape: [elements].into(),
+                        offset,
+                        len: elements * element,
+                    };
+                    let pieces: Vec<_> = pieces(&Located { entry, shard: 0 }).collect();
+                    let mut end = 0;
+                    for piece in &pieces {
+                        assert_eq!(piece.start, end, "{dtype:?} at {offset}: {pieces:?}");
+                        assert!(piece.end > end && piece.end - end <= BLOCK && piece.end % element == 0);
+                        end = piece.end;
+                        let over = (offset + end) % BLOCK;
+                        let last = end == elements * element;
+                        assert!(last || over == 0 || over > BLOCK - element || over < element);
+                    }
+                    assert_eq!(end, elements * element);
+                    assert!(pieces.len() as u64 <= elements * element / BLOCK + 3, "{pieces:?}");
+                }
+            }
+        }
+    }
+}
