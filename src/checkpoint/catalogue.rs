@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use super::file::{Stamp, open_regular};
 use super::header::{Entry, MAX_TENSORS, parse_header};
 use super::index::{self, Index, parse_index};
+use super::region::{HostRegion, MappedFile};
 use crate::error::{Error, Fault, FaultKind, Result};
 
 /// The index's file name.
@@ -19,6 +21,23 @@ pub(crate) struct Shard {
     pub name: PathBuf,
     pub file: File,
     pub stamp: Stamp,
+    region: OnceLock<Arc<HostRegion>>,
+}
+
+impl Shard {
+    /// The shard mapped, once for all who ask.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system refuses.
+    pub(super) fn region(&self) -> Result<&Arc<HostRegion>> {
+        if let Some(region) = self.region.get() {
+            return Ok(region);
+        }
+        // As long as it was when its header was checked: should it have become shorter, bringing the end fails.
+        let mapped = MappedFile::new(&self.file, self.stamp.len as usize);
+        let region = HostRegion::File(mapped.map_err(Error::io(&self.name, "map"))?);
+        Ok(self.region.get_or_init(|| Arc::new(region)))
+    }
 }
 
 /// A tensor and the shard it lies in.
@@ -126,7 +145,7 @@ impl Catalogue {
                 self.tensors.insert(entry.name.clone(), Located { entry, shard });
             }
         }
-        self.shards.push(Shard { name, file, stamp });
+        self.shards.push(Shard { name, file, stamp, region: OnceLock::new() });
     }
 
     /// The index and the shards must tell the same story.

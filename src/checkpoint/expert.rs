@@ -13,7 +13,8 @@ use super::catalogue::{Located, Shard};
 use super::manifest::Source;
 use super::read::{CHUNK, Finding, LoadOptions, Run, changed, merge, non_finite, wrong_shape};
 use super::record::RecordLayout;
-use super::region::{HostRegion, RECORD_ALIGN};
+use super::region::{OwnRegion, RECORD_ALIGN};
+use super::weights::GatedMlp;
 use crate::error::{Error, Fault, FaultKind, Result};
 
 /// What direct reads want offsets, lengths and addresses to be multiples of: a page suffices for every file system
@@ -22,7 +23,7 @@ const DIRECT_ALIGN: usize = RECORD_ALIGN;
 
 /// An aligned buffer that direct reads pass through, one a reading thread: tensors lie at offsets that are not aligned.
 #[derive(Debug)]
-pub struct ReadBuffer(HostRegion);
+pub struct ReadBuffer(OwnRegion);
 
 impl ReadBuffer {
     /// Bytes it takes.
@@ -33,7 +34,7 @@ impl ReadBuffer {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn new() -> Result<ReadBuffer> {
-        HostRegion::new(ReadBuffer::BYTES, "a read buffer").map(ReadBuffer)
+        OwnRegion::new(ReadBuffer::BYTES, "a read buffer").map(ReadBuffer)
     }
 }
 
@@ -53,7 +54,7 @@ fn open_direct(shard: &Shard) -> Result<File, String> {
     let why = |e: std::io::Error| format!("{}: {e}", shard.name.display());
     let path = format!("/proc/self/fd/{}", shard.file.as_raw_fd());
     let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).map_err(why)?;
-    let mut page = HostRegion::new(DIRECT_ALIGN, "a read buffer").map_err(|e| e.to_string())?;
+    let mut page = OwnRegion::new(DIRECT_ALIGN, "a read buffer").map_err(|e| e.to_string())?;
     file.read_at(page.bytes_mut(), 0).map_err(why)?;
     Ok(file)
 }
@@ -124,13 +125,7 @@ impl Checkpoint {
         into: &mut [u8],
         mut buffer: Option<&mut ReadBuffer>,
     ) -> Result<()> {
-        let source = self.bound.experts.get(layer).and_then(|experts| experts.get(expert));
-        let Some(source) = source else {
-            return Err(Error::argument(
-                "expert",
-                format!("is {expert} of layer {layer}, which has none such"),
-            ));
-        };
+        let source = self.expert_source(layer, expert)?;
         let layout = RecordLayout::new(&source.map(|m| m.layout));
         if into.len() != layout.size() {
             let problem = format!("has {} bytes, expected the record's {}", into.len(), layout.size());
@@ -155,16 +150,25 @@ impl Checkpoint {
             }
         }
         into[end..].fill(0);
-        let mut faults = merge(&self.catalogue, findings);
+        self.sound_expert(source, merge(&self.catalogue, findings))
+    }
+
+    /// Where an expert lies.
+    pub(super) fn expert_source(&self, layer: usize, expert: usize) -> Result<&GatedMlp<Source>> {
+        let source = self.bound.experts.get(layer).and_then(|experts| experts.get(expert));
+        source.ok_or_else(|| {
+            Error::argument("expert", format!("is {expert} of layer {layer}, which has none such"))
+        })
+    }
+
+    /// An error with what was found wrong with an expert, and which of its files have changed since they were opened.
+    pub(super) fn sound_expert(&self, source: &GatedMlp<Source>, mut faults: Vec<Fault>) -> Result<()> {
         let tensors = source.each().into_iter().flat_map(|m| [Some(&m.weight), m.scale.as_ref()]).flatten();
         let mut shards: Vec<usize> = tensors.map(|tensor| tensor.shard).collect();
         shards.sort_unstable();
         shards.dedup();
         faults.extend(shards.into_iter().filter_map(|shard| changed(&self.catalogue.shards[shard])));
-        if faults.is_empty() {
-            return Ok(());
-        }
-        Err(self.damaged(faults))
+        if faults.is_empty() { Ok(()) } else { Err(self.damaged(faults)) }
     }
 
     fn read_tensor<'a>(

@@ -1,4 +1,4 @@
-//! From disk into aligned memory: every byte read once, straight to where it stays, checked on the way.
+//! The trunk from disk into memory: mapped, or every byte read once, straight to where it stays; checked on the way.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use rayon::prelude::*;
 use super::catalogue::Located;
 use super::header::Dtype;
 use super::manifest::Source;
+use super::mapped;
 use super::read::{CHUNK, Finding, LoadOptions, Piece, Run};
 use super::record::{Placed, RecordLayout};
-use super::region::{HostMatrix, HostRegion};
+use super::region::{HostMatrix, HostPart, HostRegion, OwnRegion};
 use super::weights::{Layer, Weights};
 use super::{Checkpoint, memory};
 use crate::error::{Error, Result};
@@ -58,10 +59,23 @@ impl Checkpoint {
     /// [`Error::OutOfMemory`] before anything is allocated, [`Error::Checkpoint`] with all damaged tensors of the trunk,
     /// [`Error::Io`], [`Error::Cancelled`].
     pub fn load_trunk(&self, options: &LoadOptions) -> Result<LoadedTrunk> {
+        self.trunk_of(|parts| self.load_parts("the model's trunk", parts, options))
+    }
+
+    /// [`Checkpoint::load_trunk`] for what computes in host memory: matrices stay in the checkpoint's files, mapped. Files must
+    /// then not be changed in place while the weights are in use; see [`MappedFile`](super::region::MappedFile).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_trunk`].
+    pub fn map_trunk(&self, options: &LoadOptions) -> Result<LoadedTrunk> {
+        self.trunk_of(|parts| self.map_parts(parts, options))
+    }
+
+    fn trunk_of<'a>(&'a self, load: impl FnOnce(&Parts<'a>) -> Result<LoadedParts>) -> Result<LoadedTrunk> {
         let trunk = &self.bound.trunk;
         let mut parts = Parts::default();
         trunk.visit(&mut |m| parts.matrices.push(m), &mut |v| parts.vectors.push(v));
-        let loaded = self.load_parts("the model's trunk", &parts, options)?;
+        let loaded = load(&parts)?;
         let (mut matrices, mut vectors) = loaded.in_order();
         Ok(LoadedTrunk { trunk: trunk.map(&mut |_| matrices(), &mut |_| vectors()), stats: loaded.stats })
     }
@@ -139,7 +153,7 @@ impl Checkpoint {
     ) -> Result<HostMatrix> {
         let layout = MatrixLayout { rows: count, ..source.layout };
         let (tensor, row) = (&source.weight, layout.row_bytes());
-        let mut region = HostRegion::new(layout.weight_bytes(), "rows of a matrix")?;
+        let mut region = OwnRegion::new(layout.weight_bytes(), "rows of a matrix")?;
         let run = Run::new(&self.catalogue, options, layout.weight_bytes() as u64);
         let mut findings = Vec::new();
         for (i, into) in region.bytes_mut()[..layout.weight_bytes()].chunks_mut(CHUNK).enumerate() {
@@ -147,8 +161,8 @@ impl Checkpoint {
             findings.extend(run.read(Piece { tensor, at, into })?);
         }
         self.sound(&run, findings)?;
-        let weight = 0..layout.weight_bytes();
-        Ok(HostMatrix { region: Arc::new(region), layout, weight, scale: 0..0 })
+        let (region, range) = (Arc::new(HostRegion::Own(region)), 0..layout.weight_bytes());
+        Ok(HostMatrix { layout, weight: HostPart { region, range }, scale: None })
     }
 
     /// Reads matrices into one region, and vectors.
@@ -159,7 +173,7 @@ impl Checkpoint {
         if end as u64 > available {
             return Err(Error::OutOfMemory { what: what.to_owned(), needed: end as u64, available });
         }
-        let mut region = HostRegion::new(end, what)?;
+        let mut region = OwnRegion::new(end, what)?;
         let (mut pieces, mut segments, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
         for (place, source) in places.iter().zip(&parts.matrices) {
             segment(place, source, &mut segments, &mut shapes);
@@ -167,26 +181,54 @@ impl Checkpoint {
         carve(&mut region, segments, &mut pieces);
 
         let run = Run::new(&self.catalogue, options, parts.bytes());
-        let mut findings: Vec<Finding<'_>> = run.pool()?.install(|| {
+        let findings = run.pool()?.install(|| {
             let bulk = pieces.into_par_iter().with_max_len(4).filter_map(|piece| run.read(piece).transpose());
             let shapes = shapes
                 .into_par_iter()
                 .filter_map(|(tensor, shape)| run.recorded_shape(tensor, shape).transpose());
             bulk.chain(shapes).collect::<Result<_>>()
         })?;
-        let vectors = parts.vectors.iter().map(|&tensor| vector(&run, tensor, &mut findings));
+        let region = Arc::new(HostRegion::Own(region));
+        let part = |range| HostPart { region: region.clone(), range };
+        let matrices = places.into_iter().map(|Placed { layout, weight, scale }| {
+            let scale = (!scale.is_empty()).then(|| part(scale));
+            HostMatrix { layout, weight: part(weight), scale }
+        });
+        self.finish_parts(&run, parts, matrices.collect(), findings)
+    }
+
+    /// Maps the files of matrices and looks at every value, in the order of the files; reads vectors.
+    fn map_parts(&self, parts: &Parts<'_>, options: &LoadOptions) -> Result<LoadedParts> {
+        let run = Run::new(&self.catalogue, options, parts.bytes());
+        let mut tensors: Vec<&Located> =
+            parts.matrices.iter().flat_map(|m| [Some(&m.weight), m.scale.as_ref()]).flatten().collect();
+        tensors.sort_unstable_by_key(|t| (t.shard, t.entry.offset));
+        let pieces: Vec<_> =
+            tensors.into_iter().flat_map(|t| mapped::pieces(t).map(move |piece| (t, piece))).collect();
+        let findings = run.pool()?.install(|| {
+            let bulk =
+                pieces.into_par_iter().filter_map(|(tensor, piece)| run.look(tensor, piece).transpose());
+            let shapes = parts.matrices.par_iter().filter_map(|m| {
+                let shape = [m.layout.rows, m.layout.cols];
+                m.shape.as_ref().and_then(|tensor| run.recorded_shape(tensor, shape).transpose())
+            });
+            bulk.chain(shapes).collect::<Result<_>>()
+        })?;
+        let matrices = parts.matrices.iter().map(|m| self.map_matrix(m)).collect::<Result<_>>()?;
+        self.finish_parts(&run, parts, matrices, findings)
+    }
+
+    /// Reads the vectors that go with the matrices. An error if anything was found wrong.
+    fn finish_parts<'a>(
+        &self,
+        run: &Run<'_>,
+        parts: &Parts<'a>,
+        matrices: Vec<HostMatrix>,
+        mut findings: Vec<Finding<'a>>,
+    ) -> Result<LoadedParts> {
+        let vectors = parts.vectors.iter().map(|&tensor| vector(run, tensor, &mut findings));
         let vectors = vectors.collect::<Result<_>>()?;
-        self.sound(&run, findings)?;
-        let region = Arc::new(region);
-        let matrices = places
-            .into_iter()
-            .map(|Placed { layout, weight, scale }| HostMatrix {
-                region: region.clone(),
-                layout,
-                weight,
-                scale,
-            })
-            .collect();
+        self.sound(run, findings)?;
         let stats = LoadStats { bytes: run.bytes_total, seconds: run.begun.elapsed().as_secs_f64() };
         Ok(LoadedParts { matrices, vectors, stats })
     }
@@ -257,7 +299,7 @@ fn segment<'a>(
 }
 
 /// Cuts a region into the pieces to be read. Segments come in ascending order, as they were placed.
-fn carve<'t, 'm>(region: &'m mut HostRegion, segments: Vec<Segment<'t>>, pieces: &mut Vec<Piece<'t, 'm>>) {
+fn carve<'t, 'm>(region: &'m mut OwnRegion, segments: Vec<Segment<'t>>, pieces: &mut Vec<Piece<'t, 'm>>) {
     let mut rest = region.bytes_mut();
     let mut position = 0;
     for Segment { tensor, start } in segments {

@@ -66,20 +66,23 @@ fn container() -> Option<u64> {
 struct Version {
     limits: &'static [&'static str],
     used: &'static str,
-    /// The file cache that can be reclaimed, of this group and those below it, in `memory.stat`.
-    cache: &'static str,
+    /// The file cache, which can be reclaimed, of this group and those below it, in `memory.stat`.
+    cache: [&'static str; 2],
 }
 
-const TWO: Version =
-    Version { limits: &["memory.max", "memory.high"], used: "memory.current", cache: "inactive_file " };
+const TWO: Version = Version {
+    limits: &["memory.max", "memory.high"],
+    used: "memory.current",
+    cache: ["inactive_file ", "active_file "],
+};
 const ONE: Version = Version {
     limits: &["memory.limit_in_bytes"],
     used: "memory.usage_in_bytes",
-    cache: "total_inactive_file ",
+    cache: ["total_inactive_file ", "total_active_file "],
 };
 
-/// What control groups leave: the least over the process's own and all above it, of both versions. Reclaimable file cache
-/// counts as free; above `memory.high` a process is slowed down, so that is a limit too.
+/// What control groups leave: the least over the process's own and all above it, of both versions. File cache, which may be
+/// that of a mapped model, counts as free, as it does in `MemAvailable`; above `memory.high` a process is slowed down, so that is a limit too.
 fn left(root: &Path, groups: &str) -> Option<u64> {
     let two = groups.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
     let one = groups.lines().find_map(|l| {
@@ -108,7 +111,8 @@ impl Version {
         let limit = self.limits.iter().filter_map(|name| number(name)).min()?;
         let used = number(self.used)?;
         let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
-        let cache = stat.lines().find_map(|l| l.strip_prefix(self.cache)?.parse::<u64>().ok()).unwrap_or(0);
+        let lines = |name| stat.lines().find_map(|l| l.strip_prefix(name)?.parse::<u64>().ok());
+        let cache: u64 = self.cache.into_iter().filter_map(lines).sum();
         Some(limit.saturating_sub(used.saturating_sub(cache)))
     }
 }
@@ -133,10 +137,10 @@ mod tests {
         write(&root.join("a"), &[("memory.max", "1000"), ("memory.current", "300")]);
         assert_eq!(left(root, "0::/a/b\n"), Some(700));
         write(&root.join("a"), &[("memory.stat", "anon 7\ninactive_file 250\nactive_file 9")]);
-        assert_eq!(left(root, "0::/a/b\n"), Some(950));
+        assert_eq!(left(root, "0::/a/b\n"), Some(959));
         write(&root.join("a/b"), &[("memory.high", "105")]);
         assert_eq!(left(root, "0::/a/b\n"), Some(100));
-        assert_eq!(left(root, "0::/a\n"), Some(950));
+        assert_eq!(left(root, "0::/a\n"), Some(959));
         write(&root.join("a"), &[("memory.current", "3000")]);
         assert_eq!(left(root, "0::/a\n"), Some(0));
     }
@@ -163,7 +167,7 @@ mod tests {
             &[
                 ("memory.limit_in_bytes", "500"),
                 ("memory.usage_in_bytes", "450"),
-                ("memory.stat", "inactive_file 1\ntotal_inactive_file 30"),
+                ("memory.stat", "inactive_file 1\ntotal_inactive_file 28\ntotal_active_file 2"),
             ],
         );
         assert_eq!(left(root.path(), "7:cpu,cpuacct:/x\n4:memory:/job\n"), Some(80));

@@ -12,6 +12,7 @@ mod index;
 mod inventory;
 mod load;
 mod manifest;
+mod mapped;
 pub mod memory;
 mod read;
 mod record;

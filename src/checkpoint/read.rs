@@ -1,6 +1,7 @@
 //! Reading tensor bytes into place and looking at every value while it is in the cache.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use std::time::Instant;
 use super::catalogue::{Catalogue, Located, Shard};
 use super::file::Stamp;
 use super::header::Dtype;
+use super::mapped::look;
 use crate::error::{Error, Fault, FaultKind, Result};
 
 /// Bytes read and checked at a time: they stay in a core's second-level cache between the two.
@@ -157,9 +159,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`Error::Cancelled`] and I/O failures; damage is a finding, not an error.
     pub(super) fn read<'t>(&self, piece: Piece<'t, '_>) -> Result<Option<Finding<'t>>> {
-        if self.options.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed)) {
-            return Err(Error::Cancelled);
-        }
+        self.go_on()?;
         let Piece { tensor, at, into } = piece;
         let shard = &self.catalogue.shards[tensor.shard];
         let finding = |kind| Ok(Some(Finding { tensor, kind }));
@@ -168,12 +168,33 @@ impl<'a> Run<'a> {
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return finding(FaultKind::Changed),
             Err(e) => return Err(Error::io(&shard.name, "read")(e)),
         }
-        let done = self.done.fetch_add(into.len() as u64, Ordering::Relaxed) + into.len() as u64;
+        self.passed(into.len() as u64);
+        Ok(non_finite(tensor, at, into).map(|kind| Finding { tensor, kind }))
+    }
+
+    /// Looks at a piece of a tensor where the file is mapped.
+    ///
+    /// # Errors
+    /// As [`Run::read`].
+    pub(super) fn look<'t>(&self, tensor: &'t Located, piece: Range<u64>) -> Result<Option<Finding<'t>>> {
+        self.go_on()?;
+        let bytes = piece.end - piece.start;
+        let kind = look(self.catalogue, tensor, piece)?;
+        self.passed(bytes);
+        Ok(kind.map(|kind| Finding { tensor, kind }))
+    }
+
+    fn go_on(&self) -> Result<()> {
+        let cancelled = self.options.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed));
+        if cancelled { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    fn passed(&self, bytes: u64) {
+        let bytes_done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if let Some(progress) = &self.options.progress {
             let seconds = self.begun.elapsed().as_secs_f64();
-            progress(LoadProgress { bytes_done: done, bytes_total: self.bytes_total, seconds });
+            progress(LoadProgress { bytes_done, bytes_total: self.bytes_total, seconds });
         }
-        Ok(non_finite(tensor, at, into).map(|kind| Finding { tensor, kind }))
     }
 
     /// Checks INT4's recorded shape.

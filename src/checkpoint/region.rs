@@ -1,6 +1,7 @@
-//! Host memory that weights are read into: page-aligned, zero until written, huge pages where the kernel grants
-//! them, shared by reference once filled.
+//! Host memory that weights lie in, shared by reference: memory of the process's own that they are read into
+//! (page-aligned, zero until written), or a file that is mapped. Huge pages where the kernel grants them.
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,18 +14,18 @@ pub const RECORD_ALIGN: usize = 4096;
 /// Alignment of each part (weight, scale) inside a record or region: a cache line pair, and more than TMA's 16 bytes.
 pub const PART_ALIGN: usize = 128;
 
-/// A page-aligned block of anonymous memory.
+/// A page-aligned block of anonymous memory, to be filled.
 #[derive(Debug)]
-pub struct HostRegion {
+pub struct OwnRegion {
     bytes: memmap2::MmapMut,
 }
 
-impl HostRegion {
+impl OwnRegion {
     /// Reserves `len` zeroed bytes (at least one page); pages are committed when first written.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] naming `what` if the system refuses.
-    pub fn new(len: usize, what: &str) -> Result<HostRegion> {
+    pub fn new(len: usize, what: &str) -> Result<OwnRegion> {
         let len = len.max(1).next_multiple_of(RECORD_ALIGN);
         let bytes = memmap2::MmapMut::map_anon(len).map_err(|_| Error::OutOfMemory {
             what: what.to_owned(),
@@ -33,7 +34,7 @@ impl HostRegion {
         })?;
         // Advice only: without huge pages a load is slower, never wrong.
         let _ = bytes.advise(memmap2::Advice::HugePage);
-        Ok(HostRegion { bytes })
+        Ok(OwnRegion { bytes })
     }
 
     /// The bytes.
@@ -47,6 +48,72 @@ impl HostRegion {
     }
 }
 
+/// A file mapped for reading: its bytes are those of the system's file cache, which brings them from the disk when they
+/// are touched and takes its memory back when that is short.
+#[derive(Debug)]
+pub struct MappedFile {
+    bytes: memmap2::Mmap,
+}
+
+impl MappedFile {
+    /// Maps the first `len` bytes of a file. Nothing is read yet.
+    ///
+    /// Whoever **shortens** the file while this lives ends the process by a signal (SIGBUS) at the next touch of what
+    /// was cut off; whoever writes into it changes the weights in place. A file that another is renamed over is safe: the
+    /// mapping keeps the old one.
+    ///
+    /// # Errors
+    /// The system's, if it refuses.
+    pub fn new(file: &File, len: usize) -> std::io::Result<MappedFile> {
+        // SAFETY: the mapping is shared and read-only, of a file that was opened for reading only, so nothing in this process
+        // writes to it. That nobody else does is asked of the user (docs/tuning.md) and looked for before and after every
+        // value was read, by the file's stamp; code that reads weights takes any bytes for what they are, without
+        // deriving memory accesses from them.
+        let bytes = unsafe { memmap2::MmapOptions::new().len(len).map(file) }?;
+        // Advice only. The file cache then comes in blocks of 2 MiB, mapped by one entry each, where the file system
+        // can: reading is bound by memory, not by page tables.
+        let _ = bytes.advise(memmap2::Advice::HugePage);
+        Ok(MappedFile { bytes })
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Memory that weights lie in.
+#[derive(Debug)]
+pub enum HostRegion {
+    /// Memory of the process's own, filled.
+    Own(OwnRegion),
+    /// A shard.
+    File(MappedFile),
+}
+
+impl HostRegion {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            HostRegion::Own(region) => region.bytes(),
+            HostRegion::File(file) => file.bytes(),
+        }
+    }
+
+    /// Brings a part of a file into the file cache and maps it, so that touching it next neither waits nor ends the process.
+    /// Kernels before 5.14 cannot; the part then comes when it is touched.
+    ///
+    /// # Errors
+    /// The system's, where the disk cannot be read or the file has become shorter than the part's end.
+    pub fn bring(&self, part: Range<usize>) -> std::io::Result<()> {
+        let HostRegion::File(MappedFile { bytes }) = self else { return Ok(()) };
+        match bytes.advise_range(memmap2::Advice::PopulateRead, part.start, part.len()) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            brought => brought,
+        }
+    }
+}
+
 /// A page-aligned block of anonymous memory that several threads fill and read part by part. Who may do what with
 /// which part is not decided here: callers keep a protocol of their own.
 #[derive(Debug)]
@@ -55,13 +122,13 @@ pub struct SharedRegion {
 }
 
 impl SharedRegion {
-    /// Reserves `len` zeroed bytes as [`HostRegion::new`] does. On a machine of several memory nodes its pages alternate
+    /// Reserves `len` zeroed bytes as [`OwnRegion::new`] does. On a machine of several memory nodes its pages alternate
     /// between them, so that no node's memory bandwidth is the limit of all.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] naming `what` if the system refuses.
     pub fn new(len: usize, what: &str) -> Result<SharedRegion> {
-        let HostRegion { bytes } = HostRegion::new(len, what)?;
+        let OwnRegion { bytes } = OwnRegion::new(len, what)?;
         let memory = memmap2::MmapRaw::from(bytes);
         interleave(&memory);
         Ok(SharedRegion { memory })
@@ -158,23 +225,37 @@ fn interleave(memory: &memmap2::MmapRaw) {
     };
 }
 
-/// A matrix inside a filled region.
+/// A part of a region.
+#[derive(Debug, Clone)]
+pub struct HostPart {
+    /// The memory, shared with what lies beside the part.
+    pub region: Arc<HostRegion>,
+    /// Where in it, in bytes.
+    pub range: Range<usize>,
+}
+
+impl HostPart {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.region.bytes()[self.range.clone()]
+    }
+}
+
+/// A matrix in host memory. Its weights and its scales may lie in different regions, as they may in different shards.
 #[derive(Debug, Clone)]
 pub struct HostMatrix {
-    /// The memory, shared with the matrices beside it.
-    pub region: Arc<HostRegion>,
     /// Format and size.
     pub layout: MatrixLayout,
-    /// Where the weights lie, in bytes.
-    pub weight: Range<usize>,
-    /// Where the scales lie, in bytes; empty for formats without.
-    pub scale: Range<usize>,
+    /// The weights.
+    pub weight: HostPart,
+    /// The scales; none in formats without.
+    pub scale: Option<HostPart>,
 }
 
 impl HostMatrix {
     /// The matrix as a borrowed view.
     pub fn view(&self) -> MatrixView<'_> {
-        let bytes = self.region.bytes();
-        MatrixView::new(self.layout, &bytes[self.weight.clone()], &bytes[self.scale.clone()])
+        let scale = self.scale.as_ref().map_or(&[][..], HostPart::bytes);
+        MatrixView::new(self.layout, self.weight.bytes(), scale)
     }
 }

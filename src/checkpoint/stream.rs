@@ -91,7 +91,12 @@ impl Checkpoint {
     }
 
     /// Reads without looking at values; a file that has become shorter is the fault that comes back.
-    fn read_unchecked(&self, tensor: &Located, at: u64, into: &mut [u8]) -> Result<Option<FaultKind>> {
+    pub(super) fn read_unchecked(
+        &self,
+        tensor: &Located,
+        at: u64,
+        into: &mut [u8],
+    ) -> Result<Option<FaultKind>> {
         use std::os::unix::fs::FileExt;
         let shard = &self.catalogue.shards[tensor.shard];
         match shard.file.read_exact_at(into, tensor.entry.offset + at) {

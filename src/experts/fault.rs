@@ -83,6 +83,11 @@ impl Faults {
         Faults(None)
     }
 
+    /// Whether none was planned.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// One, when `point` is passed for the `nth` time, counted from 1.
     pub fn at(point: Point, nth: u64) -> Faults {
         Faults::span(point, nth, 1)

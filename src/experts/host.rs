@@ -11,12 +11,17 @@
 //!
 //! Whoever needs an expert reads it itself; reader threads only do what was [requested](HostStore::request) ahead
 //! and the first filling. So a reader thread that dies costs speed, not answers.
+//!
+//! What computes in host memory needs neither slots nor records where memory holds the whole checkpoint: [`MappedExperts`] are
+//! used in the files themselves.
 
 mod load;
+mod mapped;
 mod memory;
 mod read;
 mod state;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +29,9 @@ use super::ExpertId;
 use super::fault::Faults;
 use super::policy::Policy;
 use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout};
-use crate::error::{Error, Result, Tier};
+use crate::error::{Error, Fault, FaultList, Result, Tier};
 
+pub use mapped::MappedExperts;
 pub use memory::HostChunk;
 pub use state::HostRecord;
 
@@ -246,4 +252,20 @@ fn trouble(id: ExpertId, tier: Tier, slot: Option<u32>, problem: impl Into<Strin
         slot,
         problem: problem.into(),
     }
+}
+
+/// An error with all damage that a first filling found. A changed file is a fault of each expert in it, and told once.
+fn no_damage(dir: &Path, mut faults: Vec<Fault>) -> Result<()> {
+    let mut seen = Vec::new();
+    faults.retain(|fault| {
+        fault.tensor.is_some()
+            || !seen.contains(fault) && {
+                seen.push(fault.clone());
+                true
+            }
+    });
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Checkpoint { dir: dir.to_owned(), faults: FaultList(faults) })
 }

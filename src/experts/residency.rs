@@ -6,6 +6,7 @@
 
 mod ahead;
 mod copying;
+mod in_host;
 mod load;
 mod meter;
 mod on_device;
@@ -13,20 +14,20 @@ mod resize;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use super::ExpertId;
 use super::cache::Reserved;
 use super::fault::{Faults, Point};
-use super::host::{HostStats, HostStore};
+use super::host::HostStats;
 use super::schedule::{Busy, Miss, Target, split};
 use super::stats::ExpertStats;
-use crate::device::cpu::{HostJob, JobPanic, Workers};
+use crate::device::cpu::Workers;
 use crate::device::{Device, Pass, Routing, Shape, SlotAt};
 use crate::error::{Result, Tier};
 use crate::telemetry::{Row, Tracer, What};
 
 use copying::{copy, evicted};
+use in_host::InHost;
 pub use load::{PREFILL_CHUNK, Placement};
 use on_device::OnDevice;
 pub use resize::{Lent, SlotUse};
@@ -44,7 +45,7 @@ pub struct Residency<D: Device> {
     /// Page locks; released before the memory they lock.
     #[allow(dead_code, reason = "held, not used")]
     pins: Vec<Box<dyn Any + Send + Sync>>,
-    store: Arc<HostStore>,
+    host: InHost,
     /// Held by the session whose turn it is, where sessions must not meet in host memory.
     turn: Mutex<()>,
     /// What the store had done when all was loaded.
@@ -118,7 +119,7 @@ impl<D: Device> Residency<D> {
     /// part of the records would wait for each other's. To be asked for outside the device's own threads.
     pub fn turn(&self) -> Option<MutexGuard<'_, ()>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let alone = state.on_device.is_none() && !self.store.holds_all();
+        let alone = state.on_device.is_none() && !self.host.holds_all();
         drop(state);
         alone.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -144,7 +145,7 @@ impl<D: Device> Residency<D> {
     pub fn audit(&self, device: &D) -> Result<usize> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(on) = &mut state.on_device else { return Ok(0) };
-        on.audit(device, &self.store)
+        on.audit(device)
     }
 
     /// Makes a computed row NaN if that is to go wrong.
@@ -158,10 +159,10 @@ impl<D: Device> Residency<D> {
     /// Where experts were found so far.
     pub fn stats(&self) -> ExpertStats {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let store = self.store.stats();
+        let host = self.host.stats();
         let mut stats = state.stats;
-        stats.file_bytes = store.bytes - self.loaded.bytes;
-        stats.file_seconds = store.seconds - self.loaded.seconds;
+        stats.file_bytes = host.bytes - self.loaded.bytes;
+        stats.file_seconds = host.seconds - self.loaded.seconds;
         if let Some(on) = &state.on_device {
             stats.link_seconds = on.copies.seconds;
             stats.waited_seconds += on.waited;
@@ -172,7 +173,7 @@ impl<D: Device> Residency<D> {
     /// Whether every expert is where it is computed, so that nothing has to be brought.
     pub fn all_at_hand(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.on_device.as_ref().map_or(self.store.holds_all(), OnDevice::holds_all)
+        state.on_device.as_ref().map_or(self.host.holds_all(), OnDevice::holds_all)
     }
 
     /// Bytes a second at which the device is believed to read its memory; `None` if experts are computed in host memory.
@@ -188,21 +189,21 @@ impl<D: Device> Residency<D> {
 
     /// What host memory and files did so far.
     pub fn store_stats(&self) -> HostStats {
-        self.store.stats()
+        self.host.stats()
     }
 
     /// Where the experts are kept, in words.
     pub fn describe(&self) -> String {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = match &state.on_device {
-            None => return self.store.describe(),
+            None => return self.host.describe(),
             Some(on) if on.holds_all() => return "all experts in its memory".to_owned(),
             Some(on) => format!(
                 "{} of {} experts in its memory ({}); {}",
                 on.cache.slots(),
                 on.all(),
                 on.cache.policy_name(),
-                self.store.describe()
+                self.host.describe()
             ),
         };
         if let Some(why) = &self.unpinned {
@@ -273,7 +274,7 @@ impl<D: Device> Residency<D> {
         device.read(call.x, x)?;
         device.blank_pairs(call.routing, call.pairs)?;
         let experts: Vec<usize> = routed(routing).collect();
-        let in_file = |&&e: &&usize| self.store.tier(ExpertId::new(call.layer, e)) == Tier::File;
+        let in_file = |&&e: &&usize| self.host.tier(ExpertId::new(call.layer, e)) == Tier::File;
         stats.from_file += experts.iter().filter(in_file).count() as u64;
         let done = self.on_host(device, call.layer, call.pairs, routing, x, &experts, stats);
         self.trace.end(call.session, What::Experts(call.layer, experts.len()), begun);
@@ -314,11 +315,12 @@ impl<D: Device> Residency<D> {
         device.read_routing(call.routing, routing)?;
         on.settled();
         at = self.trace.end(call.session, What::Layer(layer, "wait for routing"), at);
-        let bytes = self.store.layout(layer).map_or(0, |l| l.size() as u64);
+        let bytes = on.store.layout(layer).map_or(0, |l| l.size() as u64);
         let from_file = bytes as f64 / FILE_RATE;
-        let host_in = |id| if self.store.tier(id) == Tier::Host { 0.0 } else { from_file };
+        let store = on.store.clone();
+        let host_in = |id| if store.tier(id) == Tier::Host { 0.0 } else { from_file };
         let used: Vec<ExpertId> = routed(routing).map(|expert| ExpertId::new(layer, expert)).collect();
-        on.routing_known(device, &self.store, &self.faults, stats, layer, &used);
+        on.routing_known(device, &self.faults, stats, layer, &used);
         let misses = on.hits_and_misses(layer, routing, bytes, host_in, stats)?;
         let (link, mut cpu) = self.divide(on, &misses);
         let left = self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?;
@@ -338,7 +340,7 @@ impl<D: Device> Residency<D> {
             None => None,
         };
         let layer = (layer, bytes, self.cpu_share);
-        on.look_ahead(device, &self.store, &self.faults, stats, guess, &used, layer);
+        on.look_ahead(device, &self.faults, stats, guess, &used, layer);
         Ok(())
     }
 
@@ -362,7 +364,7 @@ impl<D: Device> Residency<D> {
             Some(rows) => device.take_rows(rows, x)?,
             None => device.read(call.x, x)?,
         }
-        if !self.store.holds_all() {
+        if !on.store.holds_all() {
             on.limit_copies(device, 0)?;
         }
         let (computed, bytes) = (stats.cpu_seconds, stats.cpu_bytes);
@@ -388,12 +390,7 @@ impl<D: Device> Residency<D> {
     pub fn wants_guess(&self, tokens: usize) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let on = state.on_device.as_mut().filter(|on| !on.holds_all() && tokens <= ONE_BY_ONE);
-        on.is_some_and(|on| self.store.holds_all() && on.ahead.prefetcher.wants_guesses())
-    }
-
-    /// Records that can be held in host memory at a time.
-    fn at_once(&self) -> usize {
-        (self.store.stats().slots as usize).max(1)
+        on.is_some_and(|on| on.store.holds_all() && on.ahead.prefetcher.wants_guesses())
     }
 
     /// Divides misses between the link and the CPU, in the order in which each takes them.
@@ -476,79 +473,10 @@ impl<D: Device> Residency<D> {
                 Reserved::Held(_) | Reserved::Bypass => return Ok(None),
             }
         };
-        evicted(on, &self.store, stats, old);
+        evicted(on, stats, old);
         let at = SlotAt { slot: at.slot, generation: at.generation };
-        let begun = copy(device, &self.store, &self.faults, on, id, at, stats)?;
+        let begun = copy(device, &self.faults, on, id, at, stats)?;
         Ok(begun.then_some(at))
-    }
-
-    /// Computes experts on the CPU and puts their rows among the pairs.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one step, its state taken apart so that parts can be borrowed"
-    )]
-    fn on_host(
-        &self,
-        device: &D,
-        layer: usize,
-        pairs: &mut D::Tensor,
-        routing: &Routing,
-        x: &[f32],
-        experts: &[usize],
-        stats: &mut ExpertStats,
-    ) -> Result<()> {
-        let hidden = pairs.cols();
-        let Some(layout) = self.store.layout(layer) else { return Ok(()) };
-        // As many as host memory holds at a time.
-        for experts in experts.chunks(self.at_once()) {
-            let ids = || experts.iter().map(|&e| ExpertId::new(layer, e));
-            for id in ids() {
-                self.store.request(id);
-            }
-            let begun = Instant::now();
-            // All of them, whatever happens to one: the error of a read that nobody waited for would come up later.
-            let records: Vec<_> = ids().map(|id| self.store.get(id)).collect();
-            let records = records.into_iter().collect::<Result<Vec<_>>>()?;
-            stats.waited_seconds += begun.elapsed().as_secs_f64();
-            let rows: usize = experts.iter().map(|&e| routing.pairs_of(e).len()).sum();
-            let mut results = vec![0.0; rows * hidden];
-            let mut rest = results.as_mut_slice();
-            let mut jobs = Vec::with_capacity(experts.len());
-            for (&expert, record) in experts.iter().zip(&records) {
-                let of_expert = routing.pairs_of(expert);
-                let (out, later) = rest.split_at_mut(of_expert.len() * hidden);
-                rest = later;
-                let mut tokens: Vec<_> = of_expert.map(|pair| routing.pair(pair).0 as u32).collect();
-                if self.faults.strikes(Point::Panic) {
-                    // Beyond any batch.
-                    tokens[0] = u32::MAX;
-                }
-                jobs.push(HostJob { mlp: layout.views(record.as_ref()), tokens, out });
-            }
-            let begun = Instant::now();
-            let panicked = self.workers.host_experts(x, &mut jobs).err();
-            let ended = Instant::now();
-            drop(jobs);
-            if let Some(JobPanic { job, message }) = panicked {
-                let problem = format!("the thread that computed it panicked: {message}");
-                return Err(ExpertId::new(layer, experts[job]).error(Tier::Host, None, problem));
-            }
-            let bytes = (experts.len() * layout.size()) as u64;
-            stats.cpu_bytes += bytes;
-            stats.cpu_seconds += (ended - begun).as_secs_f64();
-            // A device that computes experts itself does so on the session's row.
-            let beside = if device.workers().is_none() { &self.trace } else { &Tracer::off() };
-            beside.record(Row::Cpu, What::Experts(layer, experts.len()), begun, ended, bytes);
-            let mut rest = results.as_slice();
-            for &expert in experts {
-                let of_expert = routing.pairs_of(expert);
-                let (out, later) = rest.split_at(of_expert.len() * hidden);
-                rest = later;
-                device.write_rows(pairs, of_expert.start, out)?;
-            }
-            stats.on_cpu += experts.len() as u64;
-        }
-        Ok(())
     }
 }
 

@@ -349,7 +349,8 @@ impl EngineBuilder {
     }
 
     /// Keeps at most so many bytes of expert records in host memory; the others stay in the checkpoint's files and are
-    /// read when they are needed. By default all are kept if they fit.
+    /// read when they are needed. By default all are kept if they fit; what computes in host memory then uses the files
+    /// themselves, mapped, which must not be changed in place meanwhile. With a budget everything is read into memory.
     pub fn host_budget(mut self, bytes: u64) -> Self {
         self.placement.host_budget = Some(bytes);
         self
@@ -450,6 +451,8 @@ impl EngineBuilder {
             plan.runs()?;
             placement.chunk = plan.chunk;
             placement.slots.get_or_insert(plan.slots.count as usize);
+        } else {
+            placement.mapped = placement.maps(&checkpoint);
         }
         let model = device.model(&checkpoint, &self.load, &placement)?;
         Ok(Engine {

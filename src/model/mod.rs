@@ -63,7 +63,8 @@ impl<D: Device> Model<D> {
     ) -> Result<Model<D>> {
         let begun = Instant::now();
         let config = checkpoint.config().clone();
-        let loaded = match checkpoint.load_trunk(load) {
+        let trunk = if placement.mapped { checkpoint.map_trunk(load) } else { checkpoint.load_trunk(load) };
+        let loaded = match trunk {
             // All that is damaged, not the trunk's part only: who downloads a terabyte again wants to do it once.
             Err(Error::Checkpoint { dir, mut faults }) => {
                 faults.0.extend(checkpoint.damaged_experts(load)?);

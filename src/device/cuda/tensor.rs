@@ -9,7 +9,7 @@ use super::gpu::Gpu;
 use super::memory::{Buffer, Slice};
 use super::params::{TensorMap, WeightMatrix};
 use super::staging::Staging;
-use crate::checkpoint::region::{HostMatrix, PART_ALIGN};
+use crate::checkpoint::region::{HostMatrix, HostPart, PART_ALIGN};
 use crate::device::{Precision, Shape};
 use crate::error::Result;
 use crate::quant::{Format, MatrixLayout, MatrixView};
@@ -232,8 +232,8 @@ impl CudaMatrix {
     /// # Errors
     /// [`crate::Error::OutOfMemory`], [`crate::Error::Cuda`].
     pub fn upload(gpu: &Gpu, host: &HostMatrix) -> Result<CudaMatrix> {
-        let bytes = host.region.bytes();
-        CudaMatrix::from_parts(gpu, host.layout, &bytes[host.weight.clone()], &bytes[host.scale.clone()])
+        let scale = host.scale.as_ref().map_or(&[][..], HostPart::bytes);
+        CudaMatrix::from_parts(gpu, host.layout, host.weight.bytes(), scale)
     }
 
     /// Copies a matrix to the device, given its weights and scales as the checkpoint has them.

@@ -10,9 +10,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::load::Load;
 use super::memory::Memory;
 use super::read::Reading;
-use super::{HostStats, StoreOptions, trouble};
+use super::{HostStats, StoreOptions, no_damage, trouble};
 use crate::checkpoint::{Checkpoint, RecordLayout, memory};
-use crate::error::{Error, Fault, FaultList, Result, Tier};
+use crate::error::{Error, Fault, Result, Tier};
 use crate::experts::ExpertId;
 use crate::experts::cache::{Cache, Reserved};
 use crate::experts::policy::Policy;
@@ -341,19 +341,7 @@ impl Shared {
                 }
             }
         }
-        if faults.is_empty() {
-            return Ok(());
-        }
-        // A changed file is a fault of each expert in it.
-        let mut seen = Vec::new();
-        faults.retain(|fault| {
-            fault.tensor.is_some()
-                || !seen.contains(fault) && {
-                    seen.push(fault.clone());
-                    true
-                }
-        });
-        Err(Error::Checkpoint { dir: self.reading.dir().to_owned(), faults: FaultList(faults) })
+        no_damage(self.reading.dir(), faults)
     }
 
     pub(super) fn verify(&self, id: ExpertId, bytes: &[u8], tier: Tier, slot: Option<u32>) -> Result<()> {

@@ -8,7 +8,6 @@ use rustc_hash::FxHashMap;
 use super::super::ExpertId;
 use super::super::cache::Reserved;
 use super::super::fault::Faults;
-use super::super::host::HostStore;
 use super::super::prefetch::{Destination, Prefetcher, Window, worth_of_guess};
 use super::copying::{begin_copy, evicted};
 use super::on_device::OnDevice;
@@ -152,7 +151,6 @@ impl<D: Device> OnDevice<D> {
     pub(super) fn routing_known(
         &mut self,
         device: &D,
-        store: &HostStore,
         faults: &Faults,
         stats: &mut ExpertStats,
         layer: usize,
@@ -162,12 +160,12 @@ impl<D: Device> OnDevice<D> {
         let absent = used.iter().filter(|&&id| self.cache.find(id).is_none()).count();
         self.ahead.settle(layer, used, absent);
         for Part { id, at, bytes, .. } in std::mem::take(&mut self.ahead.parts) {
-            let record = if used.contains(&id) { store.peek(id) } else { None };
+            let record = if used.contains(&id) { self.store.peek(id) } else { None };
             let rest = record.and_then(|record| {
                 let rest = bytes..record.as_ref().len();
                 let length = rest.len();
                 // What the device refuses is a miss like any other, and is tried again as one.
-                let begun = begin_copy(device, store, faults, self, id, at, (Arc::new(record), rest), stats);
+                let begun = begin_copy(device, faults, self, id, at, (Arc::new(record), rest), stats);
                 Some((begun.ok().flatten()?, length))
             });
             match rest {
@@ -194,7 +192,6 @@ impl<D: Device> OnDevice<D> {
     pub(super) fn look_ahead(
         &mut self,
         device: &D,
-        store: &HostStore,
         faults: &Faults,
         stats: &mut ExpertStats,
         guess: Option<(usize, &Routing)>,
@@ -214,7 +211,7 @@ impl<D: Device> OnDevice<D> {
         };
         // Taken out while it decides, since what it decides about is the rest of `self`.
         let mut prefetcher = std::mem::take(&mut self.ahead.prefetcher);
-        let mut slots = Slots { device, store, faults, on: self, stats, used };
+        let mut slots = Slots { device, faults, on: self, stats, used };
         prefetcher.issue(&guesses, window, &mut slots);
         self.ahead.prefetcher = prefetcher;
         stats.prefetch = self.ahead.prefetcher.stats();
@@ -238,7 +235,6 @@ fn ranked(layer: usize, routing: &Routing) -> Vec<ExpertId> {
 /// The device's slots as the prefetcher sees them.
 struct Slots<'a, D: Device> {
     device: &'a D,
-    store: &'a HostStore,
     faults: &'a Faults,
     on: &'a mut OnDevice<D>,
     stats: &'a mut ExpertStats,
@@ -252,8 +248,8 @@ impl<D: Device> Destination for Slots<'_, D> {
 
     fn start(&mut self, id: ExpertId, right: f64, share: f64) -> bool {
         // A guess is not worth reading a file for, nor waiting for room in host memory.
-        let Some(record) = self.store.peek(id) else { return false };
-        if !self.store.holds_all() {
+        let Some(record) = self.on.store.peek(id) else { return false };
+        if !self.on.store.holds_all() {
             return false;
         }
         let all = record.as_ref().len();
@@ -267,13 +263,13 @@ impl<D: Device> Destination for Slots<'_, D> {
         let used = self.used;
         let reserved = self.on.cache.reserve_over(id, worth, &mut |other| used.contains(&other));
         let Reserved::Slot { at, evicted: old } = reserved else { return false };
-        evicted(self.on, self.store, self.stats, old);
+        evicted(self.on, self.stats, old);
         let at = SlotAt { slot: at.slot, generation: at.generation };
         // A guess that cannot be copied is no error: whoever needs the expert will try again, and say so.
-        let (device, store, faults) = (self.device, self.store, self.faults);
+        let (device, faults) = (self.device, self.faults);
         let record: HostBytes = Arc::new(record);
         let part = (record, 0..bytes);
-        let Ok(Some(fence)) = begin_copy(device, store, faults, self.on, id, at, part, self.stats) else {
+        let Ok(Some(fence)) = begin_copy(device, faults, self.on, id, at, part, self.stats) else {
             self.on.failed(id);
             return false;
         };

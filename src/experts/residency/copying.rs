@@ -5,22 +5,16 @@ use std::sync::Arc;
 
 use super::super::ExpertId;
 use super::super::fault::{Faults, Point};
-use super::super::host::HostStore;
 use super::super::stats::ExpertStats;
 use super::on_device::OnDevice;
 use crate::device::{Device, HostBytes, SlotAt};
 use crate::error::{Result, Tier};
 
 /// An expert has left its slot for another.
-pub(super) fn evicted<D: Device>(
-    on: &mut OnDevice<D>,
-    store: &HostStore,
-    stats: &mut ExpertStats,
-    old: Option<ExpertId>,
-) {
+pub(super) fn evicted<D: Device>(on: &mut OnDevice<D>, stats: &mut ExpertStats, old: Option<ExpertId>) {
     if let Some(old) = old {
         on.gone(old);
-        store.promote(old);
+        on.store.promote(old);
         stats.evicted += 1;
     }
 }
@@ -29,7 +23,6 @@ pub(super) fn evicted<D: Device>(
 /// fails the slot is free again; false if only the device refused, so that the expert can be computed where its record is.
 pub(super) fn copy<D: Device>(
     device: &D,
-    store: &HostStore,
     faults: &Faults,
     on: &mut OnDevice<D>,
     id: ExpertId,
@@ -37,11 +30,12 @@ pub(super) fn copy<D: Device>(
     stats: &mut ExpertStats,
 ) -> Result<bool> {
     // Records being copied stay in host memory; where that is short, room is left for the next.
+    let store = on.store.clone();
     let at_a_time = if store.holds_all() { usize::MAX } else { store.stats().slots as usize / 2 };
     let record = on.limit_copies(device, at_a_time).and_then(|()| on.wait_for(|| store.get(id)));
     let begun = record.and_then(|record| {
         let all = 0..record.as_ref().len();
-        let fence = begin_copy(device, store, faults, on, id, at, (Arc::new(record), all), stats)?;
+        let fence = begin_copy(device, faults, on, id, at, (Arc::new(record), all), stats)?;
         let Some(fence) = fence else { return Ok(false) };
         device.after(&fence)?;
         on.ordered();
@@ -62,7 +56,6 @@ pub(super) fn copy<D: Device>(
 #[allow(clippy::too_many_arguments, reason = "one step of copying, on parts of the same state")]
 pub(super) fn begin_copy<D: Device>(
     device: &D,
-    store: &HostStore,
     faults: &Faults,
     on: &mut OnDevice<D>,
     id: ExpertId,
@@ -94,7 +87,7 @@ pub(super) fn begin_copy<D: Device>(
             // Nobody knows of the slot yet: it can be filled again.
             device.wait(&copy)?;
             let held = device.read_slot(&on.memory, at.slot, bytes)?;
-            if let Err(error) = store.verify(id, &held, Tier::Device, Some(at.slot)) {
+            if let Err(error) = on.store.verify(id, &held, Tier::Device, Some(at.slot)) {
                 if repeated {
                     return Err(error);
                 }

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::super::ExpertId;
 use super::super::cache::{Cache, Reserved};
 use super::super::fault::{Faults, Point};
-use super::super::host::{HostStore, StoreOptions};
+use super::super::host::{HostStore, MappedExperts, StoreOptions};
 use super::super::policy::CachePolicy;
 use super::super::schedule::Rates;
 use super::super::stats::ExpertStats;
 use super::copying::copy;
+use super::in_host::InHost;
 use super::on_device::OnDevice;
 use super::{Residency, State};
-use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout};
+use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout, memory};
 use crate::device::cpu::Workers;
 use crate::device::{Device, Routing, SlotAt};
 use crate::error::{Error, Result};
@@ -33,6 +34,9 @@ pub struct Placement {
     /// Bytes of host memory for expert records; `None` takes what they need, or what is free of it. The rest stays in the
     /// checkpoint's files and is read when it is needed.
     pub host_budget: Option<u64>,
+    /// Whether a device that computes in host memory uses weights in the checkpoint's files, mapped, instead of reading
+    /// them into memory. [`Placement::maps`] says whether that is advisable.
+    pub mapped: bool,
     /// What a tier keeps where not everything fits.
     pub policy: CachePolicy,
     /// Whether the CPU computes a share of the experts that are not on the device.
@@ -66,6 +70,7 @@ impl Default for Placement {
         Placement {
             slots: None,
             host_budget: None,
+            mapped: false,
             policy,
             cpu_share: true,
             serve_while_loading: false,
@@ -76,6 +81,14 @@ impl Default for Placement {
             trace: Tracer::off(),
             faults: Faults::none(),
         }
+    }
+}
+
+impl Placement {
+    /// Whether the checkpoint is better mapped, for a device that computes in host memory: unless memory is budgeted or there is
+    /// not enough to keep all of it in the file cache. Faults on purpose need records, too.
+    pub fn maps(&self, checkpoint: &Checkpoint) -> bool {
+        self.host_budget.is_none() && self.faults.is_none() && checkpoint.bytes() <= memory::available()
     }
 }
 
@@ -101,44 +114,48 @@ impl<D: Device> Residency<D> {
             let (what, needed) = (format!("slots for {slots} experts"), (slots * record) as u64);
             return Err(Error::OutOfMemory { what, needed, available: 0 });
         }
+        let policy = |slots| placement.policy.build(slots, layouts.len(), experts, config.moe.top_k);
         let memory = device.slots(&layouts, experts, slots)?;
         let all_on_device = memory.is_some() && slots == all;
-
-        let options = StoreOptions {
-            load: load.clone(),
-            faults: placement.faults.clone(),
-            checksums: placement.checksums,
-            background: true,
-            ..StoreOptions::default()
-        };
-        // Experts that all stay on the device only pass through host memory.
-        let budget =
-            placement.host_budget.or(all_on_device.then(|| (PASSING.min(all.max(1)) * record) as u64));
-        let in_host = budget.map_or(all, |budget| budget as usize / record.max(1)).min(all);
-        let policy = |slots| placement.policy.build(slots, layouts.len(), experts, config.moe.top_k);
-        let store = HostStore::new(checkpoint.clone(), budget, policy(in_host), options)?;
         let mut pins = Vec::new();
         let mut unpinned = None;
-        if memory.is_some() {
-            store.on_chunk(&mut |chunk| {
-                // SAFETY: a device looks at the address and the length of what it locks, not at the bytes.
-                match unpinned.is_none().then(|| device.pin(unsafe { chunk.bytes() })) {
-                    Some(Ok(pin)) => pins.push(pin),
-                    Some(Err(why)) => unpinned = Some(why.to_string()),
-                    None => {}
-                }
-                Ok(())
-            })?;
-        }
+        let (host, on_device) = if placement.mapped && memory.is_none() {
+            (InHost::Mapped(MappedExperts::new(checkpoint.clone(), load)), None)
+        } else {
+            let options = StoreOptions {
+                load: load.clone(),
+                faults: placement.faults.clone(),
+                checksums: placement.checksums,
+                background: true,
+                ..StoreOptions::default()
+            };
+            // Experts that all stay on the device only pass through host memory.
+            let passing = all_on_device.then(|| (PASSING.min(all.max(1)) * record) as u64);
+            let budget = placement.host_budget.or(passing);
+            let in_host = budget.map_or(all, |budget| budget as usize / record.max(1)).min(all);
+            let store = HostStore::new(checkpoint.clone(), budget, policy(in_host), options)?;
+            if memory.is_some() {
+                store.on_chunk(&mut |chunk| {
+                    // SAFETY: a device looks at the address and the length of what it locks, not at the bytes.
+                    match unpinned.is_none().then(|| device.pin(unsafe { chunk.bytes() })) {
+                        Some(Ok(pin)) => pins.push(pin),
+                        Some(Err(why)) => unpinned = Some(why.to_string()),
+                        None => {}
+                    }
+                    Ok(())
+                })?;
+            }
+            let on_device = memory.map(|memory| {
+                let cache = Cache::new(slots as u32, policy(slots));
+                OnDevice::new(store.clone(), memory, cache, &layouts, experts, placement)
+            });
+            (InHost::Stored(store), on_device)
+        };
         // Slots that hold every expert are filled in order, which waits for all of them anyway.
         if !placement.serve_while_loading || all_on_device {
-            store.wait_loaded()?;
+            host.wait_loaded()?;
         }
 
-        let on_device = memory.map(|memory| {
-            let cache = Cache::new(slots as u32, policy(slots));
-            OnDevice::new(memory, cache, &layouts, experts, placement, store.holds_all())
-        });
         let workers = match device.workers() {
             Some(workers) => workers.clone(),
             None => Arc::new(Workers::new(load.threads)?),
@@ -153,13 +170,13 @@ impl<D: Device> Residency<D> {
             state: Mutex::new(state),
             unpinned,
             pins,
-            loaded: store.stats(),
+            loaded: host.stats(),
             turn: Mutex::new(()),
-            store,
+            host,
         };
         if all_on_device {
             residency.bring_all(device, &layouts, experts)?;
-            residency.loaded = residency.store.stats();
+            residency.loaded = residency.host.stats();
         }
         Ok(residency)
     }
@@ -174,7 +191,7 @@ impl<D: Device> Residency<D> {
             let State { on_device: Some(on), stats, .. } = state else { return Ok(()) };
             let Reserved::Slot { at, .. } = on.reserve(id, false) else { continue };
             let at = SlotAt { slot: at.slot, generation: at.generation };
-            copy(device, &self.store, &self.faults, on, id, at, stats)?;
+            copy(device, &self.faults, on, id, at, stats)?;
             on.close(device)?;
         }
         Ok(())

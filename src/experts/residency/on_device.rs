@@ -24,6 +24,8 @@ const REFUSALS: u32 = 8;
 
 /// Slots of the device, what is in them and what is on its way.
 pub(super) struct OnDevice<D: Device> {
+    /// Where records come from.
+    pub(super) store: Arc<HostStore>,
     pub(super) memory: D::Slots,
     pub(super) cache: Cache,
     pub(super) tables: Vec<Table>,
@@ -72,12 +74,12 @@ pub(super) struct Table {
 impl<D: Device> OnDevice<D> {
     /// Empty slots.
     pub(super) fn new(
+        store: Arc<HostStore>,
         memory: D::Slots,
         cache: Cache,
         layouts: &[Option<RecordLayout>],
         experts: usize,
         placement: &Placement,
-        room_for_all: bool,
     ) -> OnDevice<D> {
         let tracer = &placement.trace;
         let table = |layout: &Option<RecordLayout>| {
@@ -88,13 +90,14 @@ impl<D: Device> OnDevice<D> {
         let all = tables.iter().map(|t| t.places.len()).sum();
         let wanted = cache.slots();
         OnDevice {
+            keeps_copied: store.holds_all(),
+            store,
             memory,
             cache,
             tables,
             all,
             copies: Meter::new(tracer.clone(), Row::Copies),
             copied: None,
-            keeps_copied: room_for_all,
             awaited: 0,
             residents: Meter::new(tracer.clone(), Row::Residents),
             arrived: tracer.is_on().then(|| Meter::new(tracer.clone(), Row::Arrived)),
@@ -155,7 +158,7 @@ impl<D: Device> OnDevice<D> {
     }
 
     /// Waits for all work, then looks at every slot; see [`super::Residency::audit`].
-    pub(super) fn audit(&mut self, device: &D, store: &HostStore) -> Result<usize> {
+    pub(super) fn audit(&mut self, device: &D) -> Result<usize> {
         self.check()?;
         while self.wait_for_leases(device)? {}
         self.limit_copies(device, 0)?;
@@ -171,9 +174,9 @@ impl<D: Device> OnDevice<D> {
             if place != Some(SlotAt { slot: at.slot, generation: at.generation }) {
                 return Err(wrong(format!("is there, but the table names {place:?}")));
             }
-            let bytes = store.layout(id.layer as usize).map_or(0, RecordLayout::size);
+            let bytes = self.store.layout(id.layer as usize).map_or(0, RecordLayout::size);
             let held = device.read_slot(&self.memory, at.slot, bytes)?;
-            store.verify(id, &held, Tier::Device, Some(at.slot))?;
+            self.store.verify(id, &held, Tier::Device, Some(at.slot))?;
             residents += 1;
         }
         for (layer, table) in self.tables.iter().enumerate() {

@@ -186,7 +186,7 @@ impl<D: Device> Residency<D> {
         for id in before {
             if on.cache.find(id).is_none() {
                 on.gone(id);
-                self.store.promote(id);
+                on.store.promote(id);
             }
         }
         match device.empty(&on.memory, &slots) {
