@@ -7,9 +7,11 @@ Type `matched` takes for each tensor the GGUF type nearest to the one it has:
   FP8 128x128 block  -> Q8_0, a step of rounding: 8.5 bits a weight instead of 8.002
   INT4 group 32      -> Q4_0, the same values exactly: codes and scales are copied, 4.5 bits both
   BF16               -> BF16
-`q8_0` and `q4_0` quantise every matrix, as llama.cpp's users do with the embedding and the head too; `q4_0` leaves the head
+`q8_0` and `q4_0` quantise every matrix but kv_b_proj, as llama.cpp's users do with the embedding and the head too; `q4_0` leaves the head
 in Q8_0 (llama-quantize takes Q6_K for it, which the gguf package cannot write).
-Norms, the router and its biases are F32 always, as llama.cpp's own converter has it.
+Norms, the router and its biases are F32 always, as llama.cpp's own converter has it. kv_b_proj is BF16 always: on a CPU with AMX
+the llama.cpp of llama-cpp-python 0.3.36 repacks it if it is quantised, finds that its AMX kernel does not take the permuted queries it is multiplied
+with, and aborts (GGML_ASSERT(*cur_backend_id != -1)). That is 8.4 MB a layer of Kimi-K2 more than in FP8.
 
 The tensors' names and the metadata are those of llama.cpp's conversion of DeepseekV3ForCausalLM: kv_b_proj is split into
 attn_k_b (transposed) and attn_v_b, the experts of a layer are stacked. Runs in little memory: a piece of a tensor at a time.
@@ -179,7 +181,7 @@ def targets(checkpoint, wanted):
         yield matrix(f"{blk}.attn_q_b.weight", f"{attention}.q_b_proj")
         yield matrix(f"{blk}.attn_kv_a_mqa.weight", f"{attention}.kv_a_proj_with_mqa")
         yield matrix(f"{blk}.attn_output.weight", f"{attention}.o_proj")
-        yield from split_kv_b(checkpoint, blk, attention, wanted)
+        yield from split_kv_b(checkpoint, blk, attention)
         if layer < config["first_k_dense_replace"]:
             for part in ["gate", "up", "down"]:
                 yield matrix(f"{blk}.ffn_{part}.weight", f"{source}.mlp.{part}_proj")
@@ -193,20 +195,19 @@ def targets(checkpoint, wanted):
             yield matrix(f"{blk}.ffn_{part}_shexp.weight", f"{source}.mlp.shared_experts.{part}_proj")
 
 
-def split_kv_b(checkpoint, blk, attention, wanted):
-    """kv_b_proj [heads * (nope + v), rank] as attn_k_b [heads, rank, nope] and attn_v_b [heads, v, rank]."""
+def split_kv_b(checkpoint, blk, attention):
+    """kv_b_proj [heads * (nope + v), rank] as attn_k_b [heads, rank, nope] and attn_v_b [heads, v, rank], in BF16."""
     config = checkpoint.config
     heads, nope, v = config["num_attention_heads"], config["qk_nope_head_dim"], config["v_head_dim"]
     m = Matrix(checkpoint, f"{attention}.kv_b_proj")
-    kind = kind_of(m, wanted)
 
     def part(take):
-        return lambda: [gguf.quants.quantize(take(m.f32(0, m.rows).reshape(heads, nope + v, m.cols)), kind)]
+        return lambda: [gguf.quants.quantize(take(m.f32(0, m.rows).reshape(heads, nope + v, m.cols)), Type.BF16)]
 
     keys = part(lambda w: np.ascontiguousarray(w[:, :nope].transpose(0, 2, 1)))
     values = part(lambda w: np.ascontiguousarray(w[:, nope:]))
-    yield Target(f"{blk}.attn_k_b.weight", [heads, m.cols, nope], kind, keys)
-    yield Target(f"{blk}.attn_v_b.weight", [heads, v, m.cols], kind, values)
+    yield Target(f"{blk}.attn_k_b.weight", [heads, m.cols, nope], Type.BF16, keys)
+    yield Target(f"{blk}.attn_v_b.weight", [heads, v, m.cols], Type.BF16, values)
 
 
 def describe(writer, config):

@@ -38,24 +38,6 @@ except ImportError as e:
 BUFFER = re.compile(r"(\S+) model buffer size = *([0-9.]+) MiB")
 
 
-class Override(ctypes.Structure):
-    """llama_model_tensor_buft_override: tensors whose names match a pattern, and where they go."""
-
-    _fields_ = [("pattern", ctypes.c_char_p), ("buffer", ctypes.c_void_p)]
-
-
-def heads_in_plain_memory():
-    """What `llama-cli --override-tensor 'attn_[kv]_b=CPU'` sets; the list ends with an empty entry.
-
-    On a CPU with AMX llama.cpp repacks quantised attn_k_b and attn_v_b like any matrix, then finds that its AMX kernels do not
-    multiply by head and aborts (GGML_ASSERT(*cur_backend_id != -1)). They are a few percent of a layer's bytes.
-    """
-    folder = pathlib.Path(lib.__file__).parent / "lib"
-    plain = ctypes.CDLL(str(next(folder.glob("libggml-base.*")))).ggml_backend_cpu_buffer_type
-    plain.restype = ctypes.c_void_p
-    return (Override * 2)(Override(rb"attn_[kv]_b\.weight", plain()), Override(None, None))
-
-
 class Llama:
     """A loaded model with one context."""
 
@@ -71,10 +53,7 @@ class Llama:
         self.callback = log
         lib.llama_log_set(log, ctypes.c_void_p(0))
         lib.llama_backend_init()
-        params = lib.llama_model_default_params()
-        self.overrides = heads_in_plain_memory()
-        params.tensor_buft_overrides = ctypes.addressof(self.overrides)
-        self.model = lib.llama_model_load_from_file(str(file).encode(), params)
+        self.model = lib.llama_model_load_from_file(str(file).encode(), lib.llama_model_default_params())
         if not self.model:
             sys.exit(f"{file}: llama.cpp cannot load it; its log above says why")
         params = lib.llama_context_default_params()
