@@ -2,14 +2,16 @@
 """llama.cpp on a GGUF file, through llama-cpp-python's plain bindings: how fast, and what logits.
 
 Usage: python3 tools/peers/llama.py rate FILE.gguf --ids 1,2,3 [--decode N] [--threads N]
+       python3 tools/peers/llama.py bytes FILE.gguf
        python3 tools/peers/llama.py logits FILE.gguf --ids 1,2,3 --reference LOGITS.safetensors [--threads N]
 Needs `pip install llama-cpp-python gguf numpy`. Prints one JSON object; llama.cpp's own log goes to stderr.
 
 `rate` evaluates the prompt and decodes greedily once to warm up, then again with an empty cache, timed:
   prefill_tok_s, decode_tok_s   as `abruzzi generate --json` counts them: forward passes, without loading and sampling
-  token_bytes                   bytes of weights a decoded token reads
   ids                           the tokens decoded
   buffers                       the kinds of memory llama.cpp put the weights in, with their MiB
+`bytes` says how many bytes of weights a decoded token reads:
+  token_bytes
 `logits` compares the logits of every position with those of `abruzzi logits`:
   cosine                        per position
   agree                         positions where the most probable token is the same
@@ -132,7 +134,6 @@ def rate(args, ids):
     return {
         "prefill_tok_s": len(ids) / prefill,
         "decode_tok_s": args.decode / decode,
-        "token_bytes": token_bytes(args.file),
         "ids": out,
         "buffers": llama.buffers(),
         "cpu": lib.llama_print_system_info().decode().strip(),
@@ -156,15 +157,20 @@ def logits(args, ids):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rate", "logits"])
+    parser.add_argument("what", choices=["rate", "bytes", "logits"])
     parser.add_argument("file", type=pathlib.Path)
-    parser.add_argument("--ids", required=True, help="token ids, separated by commas")
+    parser.add_argument("--ids", default="", help="token ids, separated by commas")
     parser.add_argument("--decode", type=int, default=32, help="tokens to decode after the prompt")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--reference", type=pathlib.Path, help="what `abruzzi logits` wrote for the same ids")
     args = parser.parse_args()
     if args.what == "logits" and args.reference is None:
         parser.error("logits needs --reference")
+    if args.what == "bytes":
+        print(json.dumps({"token_bytes": token_bytes(args.file)}))
+        return
+    if not args.ids:
+        parser.error(f"{args.what} needs --ids")
     ids = [int(i) for i in args.ids.split(",")]
     print(json.dumps(rate(args, ids) if args.what == "rate" else logits(args, ids)))
 
