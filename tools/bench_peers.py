@@ -57,6 +57,32 @@ class Engine:
         )
 
 
+class Others:
+    """How much of the CPUs goes to processes that are not this one's: a busy machine spoils the rates."""
+
+    def __init__(self):
+        self.most = 0.0
+        self.mark()
+
+    def mark(self):
+        self.at, self.busy, self.own = os.times().elapsed, busy_seconds(), sum(os.times()[:4])
+
+    def count(self):
+        """Takes what went by since the mark into account."""
+        others = busy_seconds() - self.busy - (sum(os.times()[:4]) - self.own)
+        self.most = max(self.most, others / (os.times().elapsed - self.at) / (os.cpu_count() or 1))
+        self.mark()
+
+
+def busy_seconds():
+    """Seconds of all CPUs together that were not idle, nor waiting, since the start; 0 where the kernel does not say."""
+    stat = pathlib.Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _idle, _wait, *interrupts = map(int, stat.read_text().split("\n", 1)[0].split()[1:8])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
 def run(command, variables=None):
     """A command's standard output; if it fails, the end of what it said, and the end."""
     done = subprocess.run(command, env=variables, capture_output=True, text=True, errors="replace", check=False)
@@ -129,19 +155,14 @@ class Bench:
         """One run of llama.cpp."""
         return self.worker("llama.py", "rate", file, "--ids", ids, "--decode", self.args.decode, "--threads", threads)
 
-    def check(self, checkpoint, file):
-        """Logits of abruzzi and of llama.cpp at every position of a few prompts: their cosines, and how many positions agree."""
-        cosines, agree = [], 0
-        reference = self.cache / "check.safetensors"
+    def references(self, checkpoint):
+        """The logits that abruzzi has for a few prompts: options for the worker that compares."""
+        options = []
         for seed in range(CHECK_PROMPTS):
-            ids = joined(prompt_ids(CHECK_TOKENS, seed))
-            run([self.abruzzi, "logits", "-m", checkpoint.folder, "--device", "cpu", "--tokens", ids, "-o", reference])
-            threads = max(self.args.threads)
-            result = self.worker("llama.py", "logits", file, "--ids", ids, "--reference", reference, "--threads", threads)
-            cosines += result["cosine"]
-            agree += result["agree"]
-        reference.unlink()
-        return cosines, agree
+            ids, file = joined(prompt_ids(CHECK_TOKENS, seed)), self.cache / f"check-{seed}.safetensors"
+            run([self.abruzzi, "logits", "-m", checkpoint.folder, "--device", "cpu", "--tokens", ids, "-o", file])
+            options += ["--ids", ids, "--reference", file]
+        return options
 
 
 def prompt_ids(count, seed):
@@ -164,12 +185,13 @@ def engines(bench, prompt, ids, checks):
         for threads in bench.args.threads:
             measure = lambda c=checkpoint, t=threads: bench.measure_abruzzi(c, prompt, t)
             lines.append(Engine("abruzzi", OWN_NAMES[checkpoint.format], threads, checkpoint.token_bytes(), measure))
+        references = bench.references(checkpoint)
         for kind, weights in types.items():
             file = bench.gguf(checkpoint, kind)
             token_bytes = bench.worker("llama.py", "bytes", file)["token_bytes"]
-            cosines, agree = bench.check(checkpoint, file)
-            checks.append((weights, cosines, agree))
-            print(f"{weights}: {said(cosines, agree)}", flush=True)
+            found = bench.worker("llama.py", "logits", file, "--threads", max(bench.args.threads), *references)
+            checks.append((weights, found["cosine"], found["agree"]))
+            print(f"{weights}: {said(found['cosine'], found['agree'])}", flush=True)
             for threads in bench.args.threads:
                 measure = lambda f=file, t=threads: bench.measure_llama(f, ids, t)
                 lines.append(Engine("llama.cpp", weights, threads, token_bytes, measure))
@@ -179,7 +201,7 @@ def engines(bench, prompt, ids, checks):
 def said(cosines, agree):
     """A comparison of logits in words."""
     return (
-        f"cosine of the logits with abruzzi's {statistics.median(cosines):.5f} (median; least {min(cosines):.4f}), "
+        f"cosine with abruzzi's {statistics.median(cosines):.5f} (median; least {min(cosines):.4f}), "
         f"most probable token the same at {agree} of {len(cosines)} positions"
     )
 
@@ -200,7 +222,7 @@ def machine():
     return f"{name}, {os.cpu_count()} cores, {memory:.0f} GB ({', '.join(flags)})"
 
 
-def markdown(bench, lines, checks, torch):
+def markdown(bench, lines, checks, torch, others):
     """The fragment for docs/benchmarks.md."""
     args, versions = bench.args, setup.versions()
     own = run([bench.abruzzi, "--version"]).strip()
@@ -215,8 +237,8 @@ def markdown(bench, lines, checks, torch):
         f"llama-cpp-python {versions['llama-cpp-python']} built with `CMAKE_ARGS=\"{setup.LLAMA_BUILD}\"`; "
         f"gguf {versions['gguf']}; torch {versions['torch']}.",
         f"Synthetic weights like {model}{shape}: {args.prompt} tokens of prompt, then {args.decode} decoded. "
-        f"Median of {args.rounds} rounds, in brackets the least and the greatest. Bytes are those of the weights that decoding "
-        "a token reads.",
+        f"Median of {len(lines[0].decode)} rounds, in brackets the least and the greatest. Bytes are those of the weights that decoding "
+        f"a token reads. Other processes had at most {100 * max(others.most, 0):.0f} % of the CPUs in a round.",
         "",
         "| weights | engine | threads | prefill tok/s | decode tok/s | GB a token | decode GB/s |",
         "|---|---|---|---|---|---|---|",
@@ -227,8 +249,7 @@ def markdown(bench, lines, checks, torch):
             f"| {e.weights} | {e.name} | {e.threads} | {spread(e.prefill, 1)} | {spread(e.decode, 2)} "
             f"| {e.token_bytes / 1e9:.2f} | {rate:.1f} |"
         )
-    out += ["", "llama.cpp's results, at every position of "
-            f"{CHECK_PROMPTS} prompts of {CHECK_TOKENS} tokens:", ""]
+    out += ["", f"llama.cpp's logits at every position of {CHECK_PROMPTS} prompts of {CHECK_TOKENS} tokens:", ""]
     out += [f"- {weights}: {said(cosines, agree)}." for weights, cosines, agree in checks]
     if torch:
         out += [
@@ -285,21 +306,24 @@ def main():
     tokens = prompt_ids(args.prompt, seed=1)
     prompt = bench.cache / "prompt.txt"
     write("".join(map(chr, tokens)), prompt)
-    checks = []
+    checks, torch = [], []
     lines = engines(bench, prompt, joined(tokens), checks)
+    for threads in [] if args.no_torch else args.threads:
+        print(f"PyTorch's experts, {threads} threads", flush=True)
+        options = ["--threads", threads, "--prompt", args.prompt, "--rounds", args.rounds]
+        torch.append((threads, bench.worker("torch_block.py", *options)))
+    others = Others()
     for number in range(args.rounds + 1):
+        others.mark()
         print(f"round {number} of {args.rounds}" if number else "warming up", flush=True)
         for engine in lines:
             engine.round(counts=number > 0)
-    torch = []
-    for threads in [] if args.no_torch else args.threads:
-        print(f"torch, {threads} threads", flush=True)
-        options = ["--threads", threads, "--prompt", args.prompt, "--rounds", args.rounds]
-        torch.append((threads, bench.worker("torch_block.py", *options)))
-    text = markdown(bench, lines, checks, torch)
-    print(text, end="")
-    if args.out:
-        write(text, args.out)
+        if number > 0:
+            others.count()
+        # After every round: what is interrupted has shown something.
+        if number > 0 and args.out:
+            write(markdown(bench, lines, checks, torch, others), args.out)
+    print(markdown(bench, lines, checks, torch, others), end="")
 
 
 if __name__ == "__main__":

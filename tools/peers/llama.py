@@ -3,7 +3,7 @@
 
 Usage: python3 tools/peers/llama.py rate FILE.gguf --ids 1,2,3 [--decode N] [--threads N]
        python3 tools/peers/llama.py bytes FILE.gguf
-       python3 tools/peers/llama.py logits FILE.gguf --ids 1,2,3 --reference LOGITS.safetensors [--threads N]
+       python3 tools/peers/llama.py logits FILE.gguf --ids 1,2,3 --reference LOGITS.safetensors [--ids ... --reference ...] [--threads N]
 Needs `pip install llama-cpp-python gguf numpy`. Prints one JSON object; llama.cpp's own log goes to stderr.
 
 `rate` evaluates the prompt and decodes greedily once to warm up, then again with an empty cache, timed:
@@ -12,7 +12,7 @@ Needs `pip install llama-cpp-python gguf numpy`. Prints one JSON object; llama.c
   buffers                       the kinds of memory llama.cpp put the weights in, with their MiB
 `bytes` says how many bytes of weights a decoded token reads:
   token_bytes
-`logits` compares the logits of every position with those of `abruzzi logits`:
+`logits` compares the logits of every position of every prompt with those of `abruzzi logits`:
   cosine                        per position
   agree                         positions where the most probable token is the same
 Everything is llama.cpp's default (memory-mapped file, repacked weights where its CPU backend has kernels for them, flash
@@ -140,39 +140,45 @@ def rate(args, ids):
     }
 
 
-def logits(args, ids):
-    tensor = header(args.reference)["logits"]
-    reference = np.fromfile(tensor.file, np.float32, offset=tensor.offset).reshape(tensor.shape)
-    ours = Llama(args.file, len(ids), args.threads).logits(ids)
-    if ours.shape != reference.shape:
-        sys.exit(f"{args.reference}: logits {list(reference.shape)}, llama.cpp has {list(ours.shape)}")
-    if not (np.isfinite(ours).all() and np.isfinite(reference).all()):
-        sys.exit(f"{args.file}: logits that are not finite")
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(reference, axis=1)
-    return {
-        "cosine": ((ours * reference).sum(axis=1) / norms).tolist(),
-        "agree": int((ours.argmax(axis=1) == reference.argmax(axis=1)).sum()),
-    }
+def compare(args, prompts):
+    llama = Llama(args.file, max(map(len, prompts)), args.threads)
+    cosines, agree = [], 0
+    for ids, file in zip(prompts, args.reference, strict=True):
+        tensor = header(file)["logits"]
+        reference = np.fromfile(file, np.float32, offset=tensor.offset).reshape(tensor.shape)
+        llama.clear()
+        ours = llama.logits(ids)
+        if ours.shape != reference.shape:
+            sys.exit(f"{file}: logits {list(reference.shape)}, llama.cpp has {list(ours.shape)}")
+        if not (np.isfinite(ours).all() and np.isfinite(reference).all()):
+            sys.exit(f"{args.file}: logits that are not finite")
+        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(reference, axis=1)
+        cosines += ((ours * reference).sum(axis=1) / norms).tolist()
+        agree += int((ours.argmax(axis=1) == reference.argmax(axis=1)).sum())
+    return {"cosine": cosines, "agree": agree}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["rate", "bytes", "logits"])
     parser.add_argument("file", type=pathlib.Path)
-    parser.add_argument("--ids", default="", help="token ids, separated by commas")
+    parser.add_argument("--ids", action="append", default=[], help="token ids of a prompt, separated by commas")
     parser.add_argument("--decode", type=int, default=32, help="tokens to decode after the prompt")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--reference", type=pathlib.Path, help="what `abruzzi logits` wrote for the same ids")
+    parser.add_argument(
+        "--reference", type=pathlib.Path, action="append", default=[], help="what `abruzzi logits` wrote for the same ids"
+    )
     args = parser.parse_args()
-    if args.what == "logits" and args.reference is None:
-        parser.error("logits needs --reference")
+    prompts = [[int(i) for i in ids.split(",")] for ids in args.ids]
+    if args.what == "rate" and len(prompts) != 1:
+        parser.error("rate needs one --ids")
+    if args.what == "logits" and not 0 < len(prompts) == len(args.reference):
+        parser.error("logits needs an --ids for each --reference, and one at least")
     if args.what == "bytes":
-        print(json.dumps({"token_bytes": token_bytes(args.file)}))
-        return
-    if not args.ids:
-        parser.error(f"{args.what} needs --ids")
-    ids = [int(i) for i in args.ids.split(",")]
-    print(json.dumps(rate(args, ids) if args.what == "rate" else logits(args, ids)))
+        result = {"token_bytes": token_bytes(args.file)}
+    else:
+        result = rate(args, prompts[0]) if args.what == "rate" else compare(args, prompts)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
