@@ -35,6 +35,9 @@ GGUF_TYPES = {
 }
 OWN_NAMES = {"fp8-block": "FP8 block, the rest BF16", "int4-g32": "INT4 g32 experts, the rest BF16"}
 CHECK_PROMPTS, CHECK_TOKENS = 4, 24
+# Median cosine of the logits where the formats correspond. Rounding and the experts it makes a token choose otherwise cost less
+# than this; a wrong conversion costs nearly all.
+LEAST_COSINE = 0.98
 
 
 class Engine:
@@ -192,6 +195,8 @@ def engines(bench, prompt, ids, checks):
             found = bench.worker("llama.py", "logits", file, "--threads", max(bench.args.threads), *references)
             checks.append((weights, found["cosine"], found["agree"]))
             print(f"{weights}: {said(found['cosine'], found['agree'])}", flush=True)
+            if kind == "matched" and statistics.median(found["cosine"]) < LEAST_COSINE:
+                sys.exit(f"{file}: expected a cosine of {LEAST_COSINE} at least; the engines do not compute the same model")
             for threads in bench.args.threads:
                 measure = lambda f=file, t=threads: bench.measure_llama(f, ids, t)
                 lines.append(Engine("llama.cpp", weights, threads, token_bytes, measure))

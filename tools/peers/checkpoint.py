@@ -32,6 +32,8 @@ class Checkpoint:
         self.folder = pathlib.Path(folder)
         try:
             self.config = json.loads((self.folder / "config.json").read_text())
+            if not isinstance(self.config, dict):
+                raise ValueError("config.json is no object")
             self.shards = sorted(self.folder.glob("*.safetensors"))
             self.tensors = {}
             for shard in self.shards:

@@ -103,7 +103,10 @@ class Llama:
 
 def token_bytes(file):
     """Bytes of weights that decoding one token reads: all but the embedding's other rows and the experts not chosen."""
-    reader = gguf.GGUFReader(file)
+    try:
+        reader = gguf.GGUFReader(file)
+    except (OSError, ValueError) as e:
+        sys.exit(f"{file}: not a GGUF file that can be read ({e})")
     used, count = (int(reader.fields[f"deepseek2.expert_{key}"].parts[-1][0]) for key in ["used_count", "count"])
     total = 0.0
     for tensor in reader.tensors:

@@ -6,9 +6,9 @@ torch on PyPI is a CUDA build. Its CUDA libraries are gigabytes, and none of the
 wants every name that torch's own libraries mention. Shared libraries of the same names stand in for them: registering kernels
 succeeds, everything else answers 100, "no CUDA-capable device is detected".
 
-llama.cpp is built from source for this very CPU (GGML_NATIVE). GCC up to 12 believes that `_tile_loadconfig` reads 8 bytes of a
-configuration of 64 (its amxtileintrin.h casts it to a pointer), drops the stores to the rest, and every matrix
-multiplication with AMX then dies on a general protection fault. -fno-dse and -fno-tree-dse keep the stores.
+llama.cpp is built from source for this very CPU (GGML_NATIVE). GCC 12.2 believes that `_tile_loadconfig` reads 8 bytes of a
+configuration of 64 (its amxtileintrin.h casts it to a pointer) and drops stores to the rest; the first matrix
+multiplication with AMX then dies of a general protection fault. -fno-dse and -fno-tree-dse keep the stores.
 """
 
 import os

@@ -18,7 +18,7 @@ import time
 try:
     import torch
     import torch.nn.functional as F
-except ImportError as e:
+except (ImportError, OSError, ValueError) as e:  # torch raises the latter two where CUDA's libraries are missing.
     sys.exit(f"{e}; needed: pip install torch (version in tools/peers/requirements.txt)")
 
 HIDDEN, WIDTH, EXPERTS, CHOSEN = 7168, 2048, 32, 8
