@@ -124,10 +124,14 @@ impl Kernel for Tiles<'_, '_> {
         let stride = x.tokens.next_multiple_of(2 * S::LANES);
         let call = Block { w, x, rows: rows.clone(), tile, sums };
         let sums = with_weights!(w.layout().format, block::<S, W>(call));
-        let up = up.map(|(w, x)| {
-            let call = Block { w, x, rows: rows.clone(), tile, sums: up_sums };
-            with_weights!(w.layout().format, block::<S, W>(call))
-        });
+        // No closure: it would not have the kernel's instructions.
+        let up = match up {
+            None => None,
+            Some((w, x)) => {
+                let call = Block { w, x, rows: rows.clone(), tile, sums: up_sums };
+                Some(with_weights!(w.layout().format, block::<S, W>(call)))
+            }
+        };
         for (r, row) in rows.enumerate() {
             for t in 0..x.tokens {
                 let mut value = sums[r * stride + t];
