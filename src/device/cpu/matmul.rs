@@ -12,7 +12,7 @@ use crate::checkpoint::weights::GatedMlp;
 use crate::quant::{MatrixLayout, MatrixView};
 
 /// Tokens up to which rows are multiplied one by one. Beyond, decoding them once a tile pays.
-pub(super) const FEW: usize = 16;
+pub(super) const FEW: usize = 8;
 
 /// Bytes of weights below which another thread is not worth waking.
 const PARALLEL_FROM: usize = 1 << 15;

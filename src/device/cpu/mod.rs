@@ -3,6 +3,7 @@
 //! Results do not depend on the number of threads: every output element is computed by one task in one order.
 
 mod attention;
+pub mod ceiling;
 mod cores;
 mod format;
 mod gemm;
