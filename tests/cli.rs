@@ -323,6 +323,7 @@ fn verify_and_doctor_speak_json() {
     assert!(machine["threads"].as_u64().is_some_and(|n| n > 0), "{machine}");
     assert!(machine["memory_available"].as_u64().is_some_and(|n| n > 1 << 20), "{machine}");
     assert!(machine["gpus"].is_array(), "{machine}");
+    assert!(machine["read_cached"].as_f64().is_some_and(|rate| rate > 1e6), "{machine}");
     for name in ["processor", "instructions", "transparent_huge_pages"] {
         assert!(machine[name].as_str().is_some_and(|s| !s.is_empty()), "{name} in {machine}");
     }

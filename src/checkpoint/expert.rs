@@ -43,7 +43,7 @@ impl ReadBuffer {
 pub(super) struct DirectFiles(OnceLock<Result<Vec<File>, String>>);
 
 impl DirectFiles {
-    fn get(&self, shards: &[Shard]) -> Result<&[File], &str> {
+    pub(super) fn get(&self, shards: &[Shard]) -> Result<&[File], &str> {
         let files = self.0.get_or_init(|| shards.iter().map(open_direct).collect());
         files.as_deref().map_err(String::as_str)
     }

@@ -368,9 +368,12 @@ impl From<SynthFormat> for abruzzi::quant::Format {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  abruzzi doctor
+  abruzzi doctor -m DIR                         how fast are this model's files read?
   abruzzi doctor --json | jq .memory_available")]
 pub struct DoctorArgs {
+    /// Checkpoint folder whose files are read to see how fast that is [default: the demo model]
+    #[arg(short, long, env = "ABRUZZI_MODEL", value_name = "DIR")]
+    pub model: Option<PathBuf>,
     #[command(flatten)]
     pub output: JsonArgs,
 }

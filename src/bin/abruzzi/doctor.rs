@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
-use abruzzi::checkpoint::memory;
+use abruzzi::Checkpoint;
+use abruzzi::checkpoint::{ReadRates, memory};
 use abruzzi::device::cpu::{CpuDevice, Isa};
 use serde_json::json;
 
 use crate::args::DoctorArgs;
-use crate::ui::bytes;
+use crate::ui::{bytes, model_path};
 
 pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -20,6 +21,10 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let host = memory::detect_host();
     let (nodes, memory) = (host.numa_nodes, host.available);
     let gpus = gpus()?;
+    let model = model_path(args.model.as_deref());
+    let reads = model.and_then(|dir| Ok(Checkpoint::open(dir)?.read_rates()?));
+    // A model that is not there is no illness of the machine, unless it was asked for.
+    let reads = if args.model.is_some() { Some(reads?) } else { reads.ok() };
 
     let mut out = std::io::stdout();
     if args.output.json {
@@ -30,6 +35,8 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
             "memory_available": memory,
             "numa_nodes": nodes,
             "transparent_huge_pages": huge,
+            "read_cached": reads.as_ref().map(|r| r.cached),
+            "read_direct": reads.as_ref().and_then(|r| r.direct.as_ref().ok()),
             "gpus": gpus.iter().map(|g| &g.json).collect::<Vec<_>>(),
         });
         writeln!(out, "{value}")?;
@@ -42,6 +49,13 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     writeln!(out, "NUMA nodes         {nodes}")?;
     let advice = if huge == "never" { " (loading is slower; `madvise` is enough)" } else { "" };
     writeln!(out, "huge pages         {huge}{advice}")?;
+    if let Some(ReadRates { cached, direct, .. }) = &reads {
+        let direct = match direct {
+            Ok(rate) => format!("{:.1} GB/s around it", rate / 1e9),
+            Err(why) => format!("not around it ({why})"),
+        };
+        writeln!(out, "model files        {:.1} GB/s through the file cache, {direct}", cached / 1e9)?;
+    }
     for gpu in &gpus {
         writeln!(out, "GPU                {}", gpu.text)?;
     }
