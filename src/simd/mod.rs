@@ -264,7 +264,8 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(call: TileCall) {
 pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
     /// 1.5·2^23: adding it leaves the nearest integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    const LN2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+    /// Its sum is ln 2; the first has few bits, so that a multiple of it is exact.
+    const LN2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
     let shifted = mul_add::<S>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = mul_add::<S>(n, -LN2[1], mul_add::<S>(n, -LN2[0], x));

@@ -275,13 +275,13 @@ impl<S: Simd> Weights<S> for Int4 {
     #[inline(always)]
     fn prepare(x: &[f32], out: &mut [f32]) {
         let mut largest = 0.0f32;
-        let mut sum = 0.0f32;
+        let mut finite = true;
         for &value in x {
             largest = largest.max(value.abs());
-            sum += value;
+            finite &= value.is_finite();
         }
-        // A NaN is in the sum, not in the maximum. Whatever is not finite makes all that it touches NaN.
-        let unit = if (sum - sum) + (largest - largest) == 0.0 { largest / FIXED } else { f32::NAN };
+        // Whatever is not finite makes all that it touches NaN.
+        let unit = if finite { largest / FIXED } else { f32::NAN };
         // Below the smallest normal number the reciprocal would overflow; such a span counts as zero.
         let per_unit = if unit >= f32::MIN_POSITIVE { 1.0 / unit } else { 0.0 };
         let mut fixed = [0i32; LARGEST_SPAN];
