@@ -376,3 +376,42 @@ fn ignore_eos_goes_on_past_a_stop_token() {
     let (done, tokens) = on.split_last().unwrap();
     assert_eq!((tokens.len(), &done["finish"]), (20, &"length".into()));
 }
+
+/// Every instruction set that this processor has computes what the goldens hold.
+#[test]
+fn instruction_sets_are_chosen_by_the_environment_and_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("logits.safetensors");
+    for isa in abruzzi::device::cpu::Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        for case in CASES.into_iter().chain(["demo"]) {
+            let golden = golden(case);
+            let ids = golden.ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+            let model = checkpoint(case);
+            let args =
+                ["logits", "-m", model.to_str().unwrap(), "--tokens", &ids, "--out", out.to_str().unwrap()];
+            for step in [&[][..], &["--step"]] {
+                let args = [&args[..], step].concat();
+                succeeded(&abruzzi(&args).env("ABRUZZI_ISA", isa.name()).output().unwrap(), &args);
+                let bytes = std::fs::read(&out).unwrap();
+                let file = SafeTensors::deserialize(&bytes).unwrap();
+                let raw = file.tensor("logits").unwrap();
+                let got: Vec<f32> =
+                    raw.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+                for (row, (x, y)) in
+                    got.chunks(golden.vocab).zip(golden.logits.chunks(golden.vocab)).enumerate()
+                {
+                    let d = difference(x, y);
+                    assert!(d < 1e-6, "{case} {isa:?} {step:?}: row {row} differs by {d:.1e}");
+                }
+            }
+        }
+    }
+    let args = ["generate", "-p", PROMPT, "-n", "1"];
+    let out = abruzzi(&args).env("ABRUZZI_ISA", "sse9").output().unwrap();
+    assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));
+    assert!(
+        text(&out.stderr).contains("`ABRUZZI_ISA` is \"sse9\", this processor has"),
+        "{}",
+        text(&out.stderr)
+    );
+}
