@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use abruzzi::device::cpu::Isa;
 use common::cli::{abruzzi, fails, interrupt, json_lines, output, stdout, succeeded, text};
 use common::{CASES, checkpoint, difference, golden, oracle, root};
 use safetensors::SafeTensors;
@@ -232,8 +233,8 @@ fn chat_on_piped_lines_treats_control_tokens_as_text() {
     assert!(turns.iter().all(|t| t.len() > 1), "{turns:?}");
 }
 
-#[test]
-fn logits_of_every_case_match_the_goldens() {
+/// Has the binary write the logits of every case, and holds them to the goldens.
+fn logits_match_the_goldens(isa: Option<Isa>) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("logits.safetensors");
     for case in CASES.into_iter().chain(["demo"]) {
@@ -243,7 +244,12 @@ fn logits_of_every_case_match_the_goldens() {
         let args =
             ["logits", "-m", model.to_str().unwrap(), "--tokens", &ids, "--out", out.to_str().unwrap()];
         for step in [&[][..], &["--step"]] {
-            stdout(&[&args[..], step].concat());
+            let args = [&args[..], step].concat();
+            let mut command = abruzzi(&args);
+            if let Some(isa) = isa {
+                command.env("ABRUZZI_ISA", isa.name());
+            }
+            succeeded(&command.output().unwrap(), &args);
             let bytes = std::fs::read(&out).unwrap();
             let file = SafeTensors::deserialize(&bytes).unwrap();
             assert_eq!(file.names(), ["logits"]);
@@ -255,11 +261,16 @@ fn logits_of_every_case_match_the_goldens() {
             for (row, (x, y)) in got.chunks(golden.vocab).zip(golden.logits.chunks(golden.vocab)).enumerate()
             {
                 let d = difference(x, y);
-                assert!(d < 1e-6, "{case} {step:?}: row {row} differs by {d:.1e}");
+                assert!(d < 1e-6, "{case} {isa:?} {step:?}: row {row} differs by {d:.1e}");
             }
         }
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "something was left beside the file");
+}
+
+#[test]
+fn logits_of_every_case_match_the_goldens() {
+    logits_match_the_goldens(None);
 }
 
 #[test]
@@ -377,34 +388,10 @@ fn ignore_eos_goes_on_past_a_stop_token() {
     assert_eq!((tokens.len(), &done["finish"]), (20, &"length".into()));
 }
 
-/// Every instruction set that this processor has computes what the goldens hold.
 #[test]
 fn instruction_sets_are_chosen_by_the_environment_and_agree() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("logits.safetensors");
-    for isa in abruzzi::device::cpu::Isa::ALL.into_iter().filter(|isa| isa.available()) {
-        for case in CASES.into_iter().chain(["demo"]) {
-            let golden = golden(case);
-            let ids = golden.ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-            let model = checkpoint(case);
-            let args =
-                ["logits", "-m", model.to_str().unwrap(), "--tokens", &ids, "--out", out.to_str().unwrap()];
-            for step in [&[][..], &["--step"]] {
-                let args = [&args[..], step].concat();
-                succeeded(&abruzzi(&args).env("ABRUZZI_ISA", isa.name()).output().unwrap(), &args);
-                let bytes = std::fs::read(&out).unwrap();
-                let file = SafeTensors::deserialize(&bytes).unwrap();
-                let raw = file.tensor("logits").unwrap();
-                let got: Vec<f32> =
-                    raw.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-                for (row, (x, y)) in
-                    got.chunks(golden.vocab).zip(golden.logits.chunks(golden.vocab)).enumerate()
-                {
-                    let d = difference(x, y);
-                    assert!(d < 1e-6, "{case} {isa:?} {step:?}: row {row} differs by {d:.1e}");
-                }
-            }
-        }
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        logits_match_the_goldens(Some(isa));
     }
     let args = ["generate", "-p", PROMPT, "-n", "1"];
     let out = abruzzi(&args).env("ABRUZZI_ISA", "sse9").output().unwrap();

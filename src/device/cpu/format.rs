@@ -52,10 +52,17 @@ pub(super) trait Weights<S: Simd> {
     fn column(i: usize) -> usize;
 
     /// Bytes from a row's first scale to those of a span.
-    fn scale_at(span: usize) -> usize;
+    #[inline(always)]
+    fn scale_at(_span: usize) -> usize {
+        0
+    }
 
-    /// The scale of every lane.
-    unsafe fn scale(from: *const u8) -> S::F;
+    /// The scale of every lane; 1 for formats without.
+    #[inline(always)]
+    unsafe fn scale(_from: *const u8) -> S::F {
+        // SAFETY: the caller's: this is a kernel for `S`.
+        unsafe { S::splat(1.0) }
+    }
 
     /// A span decoded, before its scale.
     unsafe fn decode(weights: *const u8) -> [S::F; 8];
@@ -149,17 +156,6 @@ impl<S: Simd> Weights<S> for Bf16 {
     }
 
     #[inline(always)]
-    fn scale_at(_: usize) -> usize {
-        0
-    }
-
-    #[inline(always)]
-    unsafe fn scale(_: *const u8) -> S::F {
-        // SAFETY: the caller's: this is a kernel for `S`.
-        unsafe { S::splat(1.0) }
-    }
-
-    #[inline(always)]
     unsafe fn decode(weights: *const u8) -> [S::F; 8] {
         // SAFETY: the caller's: 8·LANES values are readable.
         unsafe {
@@ -177,17 +173,6 @@ impl<S: Simd> Weights<S> for F16 {
 
     fn column(i: usize) -> usize {
         i
-    }
-
-    #[inline(always)]
-    fn scale_at(_: usize) -> usize {
-        0
-    }
-
-    #[inline(always)]
-    unsafe fn scale(_: *const u8) -> S::F {
-        // SAFETY: the caller's: this is a kernel for `S`.
-        unsafe { S::splat(1.0) }
     }
 
     #[inline(always)]
@@ -209,17 +194,6 @@ impl<S: Simd> Weights<S> for F32 {
 
     fn column(i: usize) -> usize {
         i
-    }
-
-    #[inline(always)]
-    fn scale_at(_: usize) -> usize {
-        0
-    }
-
-    #[inline(always)]
-    unsafe fn scale(_: *const u8) -> S::F {
-        // SAFETY: the caller's: this is a kernel for `S`.
-        unsafe { S::splat(1.0) }
     }
 
     #[inline(always)]
