@@ -101,7 +101,7 @@ impl Checkpoint {
         let experts = self.bound.experts.iter().enumerate();
         let ids: Vec<_> = experts.flat_map(|(l, experts)| (0..experts.len()).map(move |e| (l, e))).collect();
         let run = Run::new(&self.catalogue, options, self.bytes);
-        let faults: Result<Vec<Vec<Fault>>> = run.pool()?.install(|| {
+        let faults: Result<Vec<Vec<Fault>>> = run.pool(options.threads)?.install(|| {
             let faults_of = |buffer: &mut Vec<u8>, &(layer, expert): &(usize, usize)| {
                 if options.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
                     return Err(Error::Cancelled);

@@ -181,7 +181,7 @@ impl Checkpoint {
         carve(&mut region, segments, &mut pieces);
 
         let run = Run::new(&self.catalogue, options, parts.bytes());
-        let findings = run.pool()?.install(|| {
+        let findings = run.pool(options.threads)?.install(|| {
             let bulk = pieces.into_par_iter().with_max_len(4).filter_map(|piece| run.read(piece).transpose());
             let shapes = shapes
                 .into_par_iter()
@@ -205,7 +205,7 @@ impl Checkpoint {
         tensors.sort_unstable_by_key(|t| (t.shard, t.entry.offset));
         let pieces: Vec<_> =
             tensors.into_iter().flat_map(|t| mapped::pieces(t).map(move |piece| (t, piece))).collect();
-        let findings = run.pool()?.install(|| {
+        let findings = run.pool(options.lookers())?.install(|| {
             let bulk =
                 pieces.into_par_iter().filter_map(|(tensor, piece)| run.look(tensor, piece).transpose());
             let shapes = parts.matrices.par_iter().filter_map(|m| {

@@ -16,11 +16,15 @@ use crate::error::{Error, Fault, FaultKind, Result};
 /// Bytes read and checked at a time: they stay in a core's second-level cache between the two.
 pub(super) const CHUNK: usize = 512 << 10;
 
+/// Threads that at least look at mapped files: where these come from the disk, threads wait, and with few of them so does
+/// the disk.
+const LOOKERS: usize = 8;
+
 /// How to load or verify.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// Reading threads; 0 takes one per available core.
+    /// Reading threads; 0 takes one per available core, or some more where files are mapped and reading them is waiting.
     pub threads: usize,
     /// Called from the reading threads, often; it should be quick.
     pub progress: Option<Arc<dyn Fn(LoadProgress) + Send + Sync>>,
@@ -29,6 +33,14 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
+    /// Threads that look at mapped files: as many as are asked for, or one a core but [`LOOKERS`] at least.
+    pub(crate) fn lookers(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).max(LOOKERS),
+            threads => threads,
+        }
+    }
+
     /// The same for what is read after `done` of `total` bytes: progress counts all of them.
     pub(crate) fn after(&self, done: u64, total: u64) -> LoadOptions {
         let mut options = self.clone();
@@ -146,10 +158,10 @@ impl<'a> Run<'a> {
         Run { catalogue, options, begun: Instant::now(), bytes_total, done: AtomicU64::new(0) }
     }
 
-    /// A pool of the asked number of reading threads.
-    pub(super) fn pool(&self) -> Result<rayon::ThreadPool> {
+    /// A pool of so many threads; 0 takes one per available core.
+    pub(super) fn pool(&self, threads: usize) -> Result<rayon::ThreadPool> {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(self.options.threads)
+            .num_threads(threads)
             .build()
             .map_err(|e| Error::argument("threads", format!("cannot be started: {e}")))
     }

@@ -40,7 +40,7 @@ pub fn verify(path: &Path, options: &LoadOptions) -> Result<VerifyReport> {
     let pieces: Vec<(&Located, u64)> =
         tensors.iter().flat_map(|&t| (0..t.entry.len).step_by(CHUNK).map(move |at| (t, at))).collect();
     let shapes = opened.recorded_shapes();
-    let findings: Vec<Finding<'_>> = run.pool()?.install(|| {
+    let findings: Vec<Finding<'_>> = run.pool(options.threads)?.install(|| {
         let bulk = pieces.par_iter().map_init(
             || vec![0u8; CHUNK],
             |buffer, &(tensor, at)| {

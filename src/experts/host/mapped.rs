@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{HostStats, MAX_READERS, no_damage, trouble};
+use super::{HostStats, no_damage, trouble};
 use crate::checkpoint::weights::GatedMlp;
 use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, RecordLayout};
 use crate::error::{Error, Result, Tier};
@@ -49,12 +49,8 @@ impl MappedExperts {
     /// Begins to look at all experts, in the background.
     pub fn new(checkpoint: Arc<Checkpoint>, load: &LoadOptions) -> MappedExperts {
         let shared = Arc::new(Shared::new(checkpoint, load));
-        let threads = match load.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
         // Whoever waits for all of it is one of the threads.
-        let beside = threads.saturating_sub(1).clamp(1, MAX_READERS);
+        let beside = load.lookers().saturating_sub(1).max(1);
         let lookers = (0..beside).map_while(|i| {
             let shared = shared.clone();
             let named = std::thread::Builder::new().name(format!("experts-{i}"));
