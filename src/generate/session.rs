@@ -19,12 +19,12 @@ pub struct CancelToken(pub(super) Arc<AtomicBool>);
 impl CancelToken {
     /// Asks for the stop; it happens between two layers.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.store(true, Ordering::SeqCst);
     }
 
     /// Whether the stop was asked for.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::SeqCst)
     }
 
     /// A token that shares a flag, such as [`crate::LoadOptions::cancel`]'s.

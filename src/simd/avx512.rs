@@ -25,7 +25,7 @@ static BF16_OF_E4M3: [[u8; 128]; 2] = {
 impl<const VBMI: bool> Simd for Avx512<VBMI> {
     const LANES: usize = 16;
     const FMA: bool = true;
-    const TOKENS: usize = 16;
+    const TOKENS: usize = 8;
     const FP8_FACTOR: f32 = if VBMI { 1.0 } else { 256.0 };
     const TILE_ROWS: usize = 12;
     type F = __m512;

@@ -15,7 +15,7 @@ static WAITING: AtomicBool = AtomicBool::new(false);
 
 /// Whether the conversation waits for its next line.
 pub fn waiting_for_input() -> bool {
-    WAITING.load(Ordering::Relaxed)
+    WAITING.load(Ordering::SeqCst)
 }
 
 pub fn run(args: ChatArgs, cancel: &CancelToken) -> anyhow::Result<()> {
@@ -31,9 +31,16 @@ pub fn run(args: ChatArgs, cancel: &CancelToken) -> anyhow::Result<()> {
             eprint!("> ");
             std::io::stderr().flush()?;
         }
-        WAITING.store(true, Ordering::Relaxed);
+        WAITING.store(true, Ordering::SeqCst);
+        // An interrupt that came after the last token asked nobody to stop: it is this wait's.
+        if cancel.is_cancelled() {
+            if !interactive {
+                return Err(Error::Cancelled.into());
+            }
+            cancel.reset();
+        }
         let line = lines.next();
-        WAITING.store(false, Ordering::Relaxed);
+        WAITING.store(false, Ordering::SeqCst);
         let Some(line) = line.transpose().context("cannot read the standard input")? else { break };
         if line.trim().is_empty() {
             continue;

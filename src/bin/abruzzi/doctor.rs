@@ -18,6 +18,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let threads = CpuDevice::new(0)?.threads();
     let huge = read("/sys/kernel/mm/transparent_hugepage/enabled");
     let huge = huge.split(['[', ']']).nth(1).unwrap_or("not available");
+    let isa = Isa::chosen()?;
     let host = memory::detect_host();
     let (nodes, memory) = (host.numa_nodes, host.available);
     let gpus = gpus()?;
@@ -31,7 +32,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
         let value = json!({
             "processor": processor,
             "threads": threads,
-            "instructions": Isa::detect().name(),
+            "instructions": isa.name(),
             "memory_available": memory,
             "numa_nodes": nodes,
             "transparent_huge_pages": huge,
@@ -44,7 +45,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     }
     writeln!(out, "processor          {processor}")?;
     writeln!(out, "worker threads     {threads}")?;
-    writeln!(out, "kernels            {}", Isa::detect().name())?;
+    writeln!(out, "kernels            {}", isa.name())?;
     writeln!(out, "memory available   {}", bytes(memory))?;
     writeln!(out, "NUMA nodes         {nodes}")?;
     let advice = if huge == "never" { " (loading is slower; `madvise` is enough)" } else { "" };

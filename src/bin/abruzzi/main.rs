@@ -53,6 +53,10 @@ fn main() -> ExitCode {
             std::process::exit(i32::from(INTERRUPTED));
         }
         interrupt.cancel();
+        // A wait that began in between looked at the token too early.
+        if chat::waiting_for_input() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
     });
     if let Err(e) = handler {
         eprintln!("warning: interrupts will not be handled: {e}");

@@ -9,7 +9,7 @@
 //! others are multiplied in f32.
 
 use crate::quant::int4::GROUP;
-use crate::quant::{Format, MatrixLayout, fp8};
+use crate::quant::{Format, MatrixLayout, MatrixView, fp8};
 use crate::simd::{Kernel, Simd};
 
 /// Sixteen floats in a cache line of their own.
@@ -366,18 +366,89 @@ fn prepare<'m, S: Simd, W: Weights<S>>(call: Prepare<'_, 'm>) -> Prepared<'m> {
     Prepared { values, stride, tokens }
 }
 
-/// The scales of a row: its first, and how many bytes of them.
-#[inline(always)]
-pub(super) fn scales_of_row(layout: &MatrixLayout, row: usize) -> (usize, usize) {
-    match layout.format {
-        Format::F32 | Format::F16 | Format::Bf16 => (0, 0),
-        Format::Fp8Block => {
-            let bytes = layout.cols.div_ceil(fp8::BLOCK) * 4;
-            (row / fp8::BLOCK * bytes, bytes)
+/// The bytes of a row: its weights and its scales.
+#[derive(Clone, Copy)]
+pub(super) struct RowBytes<'a> {
+    weights: &'a [u8],
+    scales: &'a [u8],
+    cols: usize,
+}
+
+/// Bytes of the widest span (f32) and of its scales.
+const SPAN_BYTES: usize = 512;
+const SPAN_SCALES: usize = 8;
+
+/// A span's bytes with zeros behind the row's end, and its scales'.
+type Padded = ([u8; SPAN_BYTES], [u8; SPAN_SCALES]);
+
+impl<'a> RowBytes<'a> {
+    /// # Panics
+    /// If the matrix has no such row.
+    #[inline(always)]
+    pub(super) fn of(w: MatrixView<'a>, row: usize) -> RowBytes<'a> {
+        let layout = w.layout();
+        let (weights, scales) = w.bytes();
+        let (first, len) = match layout.format {
+            Format::F32 | Format::F16 | Format::Bf16 => (0, 0),
+            Format::Fp8Block => (row / fp8::BLOCK, layout.cols.div_ceil(fp8::BLOCK) * 4),
+            Format::Int4Group32 => (row, layout.cols.div_ceil(GROUP) * 2),
+        };
+        RowBytes {
+            weights: &weights[row * layout.row_bytes()..][..layout.row_bytes()],
+            scales: &scales[first * len..][..len],
+            cols: layout.cols,
         }
-        Format::Int4Group32 => {
-            let bytes = layout.cols.div_ceil(GROUP) * 2;
-            (row * bytes, bytes)
+    }
+
+    /// Spans that lie in the row whole, and whether a short one follows.
+    #[inline(always)]
+    pub(super) fn spans<S: Simd, W: Weights<S>>(&self) -> (usize, bool) {
+        (self.cols / W::SPAN, !self.cols.is_multiple_of(W::SPAN))
+    }
+
+    /// A whole span's weights and their scale.
+    ///
+    /// # Safety
+    /// Inside a kernel for `S`; the row has this whole span.
+    #[inline(always)]
+    pub(super) unsafe fn span<S: Simd, W: Weights<S>>(&self, span: usize) -> (*const u8, S::F) {
+        // SAFETY: the caller's: the span and so its scales lie in the row.
+        unsafe {
+            let scale = W::scale(self.scales.as_ptr().add(W::scale_at(span)));
+            (self.weights.as_ptr().add(span * W::BYTES), scale)
+        }
+    }
+
+    /// The short span at the end.
+    #[inline(always)]
+    pub(super) fn tail<S: Simd, W: Weights<S>>(&self) -> Padded {
+        let span = self.cols / W::SPAN;
+        let (mut bytes, mut scales) = ([0; SPAN_BYTES], [0; SPAN_SCALES]);
+        let left = &self.weights[span * W::BYTES..];
+        bytes[..left.len()].copy_from_slice(left);
+        if W::SCALE_BYTES > 0 {
+            let left = &self.scales[W::scale_at(span)..];
+            let n = left.len().min(W::SCALE_BYTES);
+            scales[..n].copy_from_slice(&left[..n]);
+        }
+        (bytes, scales)
+    }
+
+    /// A span decoded, short or not, and its scale.
+    ///
+    /// # Safety
+    /// Inside a kernel for `S`; the row has columns of this span.
+    #[inline(always)]
+    pub(super) unsafe fn decode<S: Simd, W: Weights<S>>(&self, span: usize) -> ([S::F; 8], S::F) {
+        // SAFETY: the caller's; a copy of a short span is long enough.
+        unsafe {
+            if span < self.cols / W::SPAN {
+                let (weights, scale) = self.span::<S, W>(span);
+                (W::decode(weights), scale)
+            } else {
+                let (bytes, scales) = self.tail::<S, W>();
+                (W::decode(bytes.as_ptr()), W::scale(scales.as_ptr()))
+            }
         }
     }
 }

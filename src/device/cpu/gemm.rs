@@ -5,8 +5,8 @@
 //! part stays in the first. So a weight is decoded once whatever the number of tokens, and a multiply-add waits for memory
 //! only at a tile's edges. Columns are taken in the order in which a span decodes ([`Weights::column`]), on both sides.
 
-use super::format::{Lines, Weights, scales_of_row, with_weights};
-use super::rows::{Output, tail};
+use super::format::{Lines, RowBytes, Weights, with_weights};
+use super::rows::Output;
 use crate::quant::{MatrixLayout, MatrixView};
 use crate::simd::{Kernel, Simd, TileCall};
 
@@ -202,24 +202,12 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
 /// Decodes whole spans of a row, scaled, in the format's order.
 #[inline(always)]
 fn decode<S: Simd, W: Weights<S>>(w: MatrixView<'_>, row: usize, first: usize, out: &mut [f32]) {
-    let layout = w.layout();
-    let (weights, all_scales) = w.bytes();
-    let weights = &weights[row * layout.row_bytes()..][..layout.row_bytes()];
-    let (at, len) = scales_of_row(&layout, row);
-    let scales = &all_scales[at..][..len];
-    let whole = layout.cols / W::SPAN;
+    let row = RowBytes::of(w, row);
     for (i, out) in out.chunks_exact_mut(W::SPAN).enumerate() {
-        let span = first + i;
-        // SAFETY: called inside a kernel for `S`; a whole span lies in the row, its scales in the row's, and the copy of the
-        // last is long enough. A span decodes to as many floats as `out` has.
+        // SAFETY: called inside a kernel for `S`, for spans that have columns of the row. A span decodes to as many floats as
+        // `out` has.
         unsafe {
-            let (values, scale) = if span < whole {
-                let scale = W::scale(scales.as_ptr().add(W::scale_at(span)));
-                (W::decode(weights.as_ptr().add(span * W::BYTES)), scale)
-            } else {
-                let (bytes, scale) = tail::<S, W>(weights, scales, span);
-                (W::decode(bytes.as_ptr()), W::scale(scale.as_ptr()))
-            };
+            let (values, scale) = row.decode::<S, W>(first + i);
             for (k, &value) in values.iter().enumerate() {
                 let value = if W::SCALE_BYTES == 0 { value } else { S::mul(value, scale) };
                 S::store(out.as_mut_ptr().add(k * S::LANES), value);

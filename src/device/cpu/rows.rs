@@ -3,16 +3,12 @@
 //! A row is decoded where it lies and multiplied with up to [`Simd::TOKENS`] tokens before the next is looked at. One row at a
 //! time means one stream of addresses, which [`AHEAD`] keeps ahead of.
 
-use super::format::{Prepared, Weights, scales_of_row, with_weights};
+use super::format::{Prepared, RowBytes, Weights, with_weights};
 use crate::quant::MatrixView;
 use crate::simd::{Kernel, Simd};
 
 /// Bytes that weights are prefetched ahead: about what arrives in a memory access's time.
 const AHEAD: usize = 4096;
-
-/// Bytes of the widest span (f32) and of its scales.
-const SPAN_BYTES: usize = 512;
-const SPAN_SCALES: usize = 8;
 
 /// Where results go: out[t, r] at `t · stride + r`.
 #[derive(Clone, Copy)]
@@ -115,7 +111,7 @@ impl Kernel for GatedRows<'_> {
 }
 
 /// The largest [`Simd::TOKENS`].
-const MOST_TOKENS: usize = 16;
+const MOST_TOKENS: usize = 8;
 
 #[inline(always)]
 fn rows<S: Simd, W: Weights<S>>(call: Rows<'_>) {
@@ -151,7 +147,6 @@ fn by_count<S: Simd, W: Weights<S>>(
     while done < out.len() {
         let at = first + done;
         match out.len() - done {
-            16.. => done += store(&mut out[done..], dot::<S, W, 16>(w, row, x, at)),
             8.. => done += store(&mut out[done..], dot::<S, W, 8>(w, row, x, at)),
             4.. => done += store(&mut out[done..], dot::<S, W, 4>(w, row, x, at)),
             2.. => done += store(&mut out[done..], dot::<S, W, 2>(w, row, x, at)),
@@ -174,34 +169,27 @@ fn dot<S: Simd, W: Weights<S>, const T: usize>(
     x: &Prepared<'_>,
     first: usize,
 ) -> [f32; T] {
-    let layout = w.layout();
-    let (weights, all_scales) = w.bytes();
-    let weights = &weights[row * layout.row_bytes()..][..layout.row_bytes()];
-    let (at, len) = scales_of_row(&layout, row);
-    let scales = &all_scales[at..][..len];
-    let spans = layout.cols / W::SPAN;
-    let rest = layout.cols % W::SPAN;
-    let needed = (spans + usize::from(rest > 0)) * W::PREPARED;
-    assert!((first + T) * x.stride <= x.values.len() && needed <= x.stride, "prepared for {layout:?}");
+    let bytes = RowBytes::of(w, row);
+    let (spans, rest) = bytes.spans::<S, W>();
+    let needed = (spans + usize::from(rest)) * W::PREPARED;
+    assert!((first + T) * x.stride <= x.values.len() && needed <= x.stride, "prepared for {:?}", w.layout());
 
-    // SAFETY: called inside a kernel for `S`. Whole spans lie in the row and their scales in the row's scales, as the
-    // layout's sizes have it; the last is a copy that is long enough. Every token has `needed` prepared floats.
+    // SAFETY: called inside a kernel for `S`. The row has `spans` whole spans, and a copy of the last is long enough. Every
+    // token has `needed` prepared floats.
     unsafe {
         let x_first = x.values.as_ptr().add(first * x.stride);
         let mut sums = [S::splat(0.0); T];
         for span in 0..spans {
-            let from = weights.as_ptr().add(span * W::BYTES);
+            let (from, scale) = bytes.span::<S, W>(span);
             for line in 0..W::BYTES / 64 {
                 S::prefetch(from.wrapping_add(AHEAD + 64 * line));
             }
-            let scale = W::scale(scales.as_ptr().add(W::scale_at(span)));
             W::multiply::<T>(from, scale, x_first.add(span * W::PREPARED), x.stride, &mut sums);
         }
-        if rest > 0 {
-            let (tail, tail_scales) = tail::<S, W>(weights, scales, spans);
-            let scale = W::scale(tail_scales.as_ptr());
+        if rest {
+            let (tail, scales) = bytes.tail::<S, W>();
             let from = x_first.add(spans * W::PREPARED);
-            W::multiply::<T>(tail.as_ptr(), scale, from, x.stride, &mut sums);
+            W::multiply::<T>(tail.as_ptr(), W::scale(scales.as_ptr()), from, x.stride, &mut sums);
         }
         let mut totals = [0.0; T];
         for (total, sum) in totals.iter_mut().zip(sums) {
@@ -209,22 +197,4 @@ fn dot<S: Simd, W: Weights<S>, const T: usize>(
         }
         totals
     }
-}
-
-/// The last, short span of a row with zeros behind it, and its scales.
-#[inline(always)]
-pub(super) fn tail<S: Simd, W: Weights<S>>(
-    weights: &[u8],
-    scales: &[u8],
-    span: usize,
-) -> ([u8; SPAN_BYTES], [u8; SPAN_SCALES]) {
-    let (mut bytes, mut scale_bytes) = ([0; SPAN_BYTES], [0; SPAN_SCALES]);
-    let left = &weights[span * W::BYTES..];
-    bytes[..left.len()].copy_from_slice(left);
-    if W::SCALE_BYTES > 0 {
-        let left = &scales[W::scale_at(span)..];
-        let n = left.len().min(W::SCALE_BYTES);
-        scale_bytes[..n].copy_from_slice(&left[..n]);
-    }
-    (bytes, scale_bytes)
 }

@@ -5,7 +5,7 @@
 
 use super::{Attend, Memory};
 use crate::device::KV_PAGE;
-use crate::device::cpu::format::{Lines, Prepare, Weights, scales_of_row, with_weights};
+use crate::device::cpu::format::{Lines, Prepare, RowBytes, Weights, with_weights};
 use crate::device::cpu::rows::{Output, Rows};
 use crate::quant::MatrixView;
 use crate::simd::{Kernel, Simd};
@@ -130,26 +130,16 @@ struct Transposed<'a> {
 #[inline(always)]
 fn transposed<S: Simd, W: Weights<S>>(call: Transposed<'_>) {
     let Transposed { w, first, x, scale, to, row } = call;
-    let layout = w.layout();
-    let (weights, all_scales) = w.bytes();
-    for span in 0..layout.cols.div_ceil(W::SPAN) {
-        let width = W::SPAN.min(layout.cols - span * W::SPAN);
+    let cols = w.layout().cols;
+    for span in 0..cols.div_ceil(W::SPAN) {
+        let width = W::SPAN.min(cols - span * W::SPAN);
         let mut values = [0.0; MOST_SPAN];
-        // SAFETY: called inside a kernel for `S`; a whole span and its scales lie in the row, the copy of a short one is long
-        // enough, and eight registers are a span's floats, of which there are at most MOST_SPAN.
+        // SAFETY: called inside a kernel for `S`, for spans that the rows have; eight registers are a span's floats, of which
+        // there are at most MOST_SPAN.
         unsafe {
             let mut sums = [S::splat(0.0); 8];
             for (i, &x) in x.iter().enumerate() {
-                let weights = &weights[(first + i) * layout.row_bytes()..][..layout.row_bytes()];
-                let (at, len) = scales_of_row(&layout, first + i);
-                let scales = &all_scales[at..][..len];
-                let (decoded, factor) = if width == W::SPAN {
-                    let factor = W::scale(scales.as_ptr().add(W::scale_at(span)));
-                    (W::decode(weights.as_ptr().add(span * W::BYTES)), factor)
-                } else {
-                    let (bytes, scale) = super::super::rows::tail::<S, W>(weights, scales, span);
-                    (W::decode(bytes.as_ptr()), W::scale(scale.as_ptr()))
-                };
+                let (decoded, factor) = RowBytes::of(w, first + i).decode::<S, W>(span);
                 let factor = S::mul(S::splat(x), factor);
                 for (sum, decoded) in sums.iter_mut().zip(decoded) {
                     *sum = S::mul_add(decoded, factor, *sum);
