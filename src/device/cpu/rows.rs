@@ -1,14 +1,11 @@
 //! Rows of weights times a few tokens: decoding, which is as fast as memory brings the weights.
 //!
 //! A row is decoded where it lies and multiplied with up to [`Simd::TOKENS`] tokens before the next is looked at. One row at a
-//! time means one stream of addresses, which [`AHEAD`] keeps ahead of.
+//! time means one stream of addresses, which is prefetched (`format.rs`).
 
 use super::format::{Prepared, RowBytes, Weights, with_weights};
 use crate::quant::MatrixView;
 use crate::simd::{Kernel, Simd};
-
-/// Bytes that weights are prefetched ahead: about what arrives in a memory access's time.
-const AHEAD: usize = 4096;
 
 /// Where results go: out[t, r] at `t · stride + r`.
 #[derive(Clone, Copy)]
@@ -94,21 +91,32 @@ impl Kernel for GatedRows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let tokens = self.gate.1.tokens;
-        for row in self.rows {
+        let end = self.rows.end;
+        for block in self.rows.step_by(BLOCK) {
+            let rows = block..(block + BLOCK).min(end);
             for first in (0..tokens).step_by(S::TOKENS) {
-                let mut gate = [0.0; MOST_TOKENS];
-                let mut up = [0.0; MOST_TOKENS];
                 let n = (tokens - first).min(S::TOKENS);
-                some_tokens::<S>(self.gate.0, row, &self.gate.1, first, &mut gate[..n]);
-                some_tokens::<S>(self.up.0, row, &self.up.1, first, &mut up[..n]);
-                for (t, (g, u)) in gate[..n].iter().zip(&up).enumerate() {
-                    // SAFETY: this row is this task's.
-                    unsafe { self.out.put(first + t, row, super::silu(*g) * u) }
+                let mut gate = [[0.0; MOST_TOKENS]; BLOCK];
+                let mut up = [[0.0; MOST_TOKENS]; BLOCK];
+                for (row, sums) in rows.clone().zip(&mut gate) {
+                    some_tokens::<S>(self.gate.0, row, &self.gate.1, first, &mut sums[..n]);
+                }
+                for (row, sums) in rows.clone().zip(&mut up) {
+                    some_tokens::<S>(self.up.0, row, &self.up.1, first, &mut sums[..n]);
+                }
+                for (row, (gate, up)) in rows.clone().zip(gate.iter().zip(&up)) {
+                    for (t, (g, u)) in gate[..n].iter().zip(up).enumerate() {
+                        // SAFETY: this row is this task's.
+                        unsafe { self.out.put(first + t, row, super::silu(*g) * u) }
+                    }
                 }
             }
         }
     }
 }
+
+/// Rows of one matrix before those of the other: long runs of addresses.
+const BLOCK: usize = 16;
 
 /// The largest [`Simd::TOKENS`].
 const MOST_TOKENS: usize = 8;
@@ -181,9 +189,6 @@ fn dot<S: Simd, W: Weights<S>, const T: usize>(
         let mut sums = [S::splat(0.0); T];
         for span in 0..spans {
             let (from, scale) = bytes.span::<S, W>(span);
-            for line in 0..W::BYTES / 64 {
-                S::prefetch(from.wrapping_add(AHEAD + 64 * line));
-            }
             W::multiply::<T>(from, scale, x_first.add(span * W::PREPARED), x.stride, &mut sums);
         }
         if rest {
