@@ -98,6 +98,34 @@ fn every_schedule_gives_the_cpus_tokens() {
     }
 }
 
+/// Link time that holds a part of a guess, of gate and up or of down, or a whole one and a part: the rest follows if the layer uses
+/// it, and where copies are compared with checksums the record is whole. A token's first layer with experts is guessed too.
+#[test]
+fn guesses_copied_in_part_give_the_cpus_tokens() {
+    let golden = golden("demo");
+    let prompt = &golden.greedy[..GREEDY_PROMPT];
+    let tokens = tokens(8);
+    let want = want(prompt, tokens);
+    for (schedule, idle, checksums) in
+        [("eager", 0.4, true), ("lazy", 0.8, false), ("random:3", 1.4, false), ("random:4", 0.5, true)]
+    {
+        for slots in [ALL / 2, ALL / 4] {
+            let builder = builder().expert_slots(slots).cpu_share(false).checksums(checksums);
+            emulator::configure(&format!(r#"{{"schedule": "{schedule}"}}"#));
+            let engine = builder.idle_copies(idle).load().unwrap();
+            let case = format!("schedule {schedule}, {slots} slots, {idle} copies");
+            assert_eq!(greedy(&engine, prompt, tokens), want, "{case}");
+            let stats = engine.expert_stats();
+            assert!(stats.completed_parts > 0 && stats.dropped_parts > 0, "{case}: {stats:?}");
+            assert!(stats.prefetch.used >= stats.completed_parts, "{case}: {stats:?}");
+            // Of what came in vain only a part was copied.
+            assert!(stats.ahead_bytes < stats.prefetch.issued * 102_400, "{case}: {stats:?}");
+            assert_eq!((stats.failed_copies, stats.repeated_copies), (0, 0), "{case}");
+            eprintln!("{case}: {} of {} parts completed", stats.completed_parts, stats.prefetch.issued);
+        }
+    }
+}
+
 #[test]
 fn a_batch_of_tokens_gives_the_cpus_tokens() {
     let prompt = long_prompt();

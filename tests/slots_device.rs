@@ -334,7 +334,7 @@ fn a_record_in_parts_is_there_when_its_last_byte_is() {
             for expert in 0..experts {
                 let other = SlotAt { generation: 5, ..at(expert) };
                 device.fill(&slots, other, layer.bytes((expert + 1) % experts)).unwrap();
-                let first = device.fill_part(&slots, at(expert), layer.bytes(expert), 0..cut).unwrap();
+                let first = device.fill_part(&slots, LAYER, at(expert), layer.bytes(expert), 0..cut).unwrap();
                 device.after(&first).unwrap();
             }
             device.place(&slots, LAYER, &(0..experts).map(|e| Some(at(e))).collect::<Vec<_>>()).unwrap();
@@ -347,12 +347,66 @@ fn a_record_in_parts_is_there_when_its_last_byte_is() {
             for expert in 0..experts {
                 let record = layer.bytes(expert);
                 let rest = cut..(*record).as_ref().len();
-                let last = device.fill_part(&slots, at(expert), record, rest).unwrap();
+                let last = device.fill_part(&slots, LAYER, at(expert), record, rest).unwrap();
                 device.after(&last).unwrap();
             }
             batch.run(device, &slots, Pass::Residents);
             assert!(batch.read(device) == want, "{format:?}");
             assert_eq!(device.stale(&slots).unwrap(), None);
+        }
+    });
+}
+
+/// Experts whose gate and up are computed with before their down has arrived: the bits of a pass over whole records. Until the
+/// last byte is there nobody else finds the expert, and a down that never came is noticed.
+#[test]
+fn gate_and_up_may_be_computed_with_before_down_is_there() {
+    let _turn = turn();
+    every_schedule(|device| {
+        for format in FORMATS {
+            for (tokens, experts) in batches(format) {
+                let layer = Layer::new(format, experts);
+                let want = all_resident(device, &layer, tokens);
+                let slots = layer.slots(device, experts);
+                let at = |expert: usize| SlotAt { slot: expert as u32, generation: 6 };
+                let (down, all) = (layer.layout.down_start(), layer.layout.size());
+                let part = |expert: usize, bytes| {
+                    device.fill_part(&slots, LAYER, at(expert), layer.bytes(expert), bytes).unwrap()
+                };
+                for expert in 0..experts {
+                    // What was there before, then a part of gate and up.
+                    let other = SlotAt { generation: 5, ..at(expert) };
+                    device.fill(&slots, other, layer.bytes((expert + 1) % experts)).unwrap();
+                    part(expert, 0..down / 2);
+                }
+                let gate_up = (0..experts).map(|expert| part(expert, down / 2..down)).last().unwrap();
+                let listed: Vec<_> = (0..experts).map(|e| (e as u32, at(e))).collect();
+                let mut batch = Batch::new(device, tokens, experts);
+                device.blank_pairs(&batch.routing, &mut batch.pairs).unwrap();
+                device.after(&gate_up).unwrap();
+                batch.run(device, &slots, Pass::Only(&listed));
+                let got = batch.read(device);
+                assert!(got.iter().all(|v| v.is_nan()), "{format:?}, {tokens} tokens: computed without down");
+                assert_eq!(device.stale(&slots).unwrap(), Some((LAYER, 0, 0)));
+
+                let whole = (0..experts).map(|expert| part(expert, down..all)).last().unwrap();
+                let Batch { x, routing, pairs, .. } = &mut batch;
+                device.experts_arriving(x, &slots, LAYER, &listed, &whole, routing, pairs).unwrap();
+                assert!(batch.read(device) == want, "{format:?}, {tokens} tokens");
+                assert_eq!(device.stale(&slots).unwrap(), None);
+
+                // Gate and up of the next generation: neither its down nor the one before is there.
+                let next = SlotAt { generation: 7, ..at(1) };
+                let fence = device.fill_part(&slots, LAYER, next, layer.bytes(1), 0..down).unwrap();
+                for place in [next, at(1)] {
+                    device.blank_pairs(&batch.routing, &mut batch.pairs).unwrap();
+                    let Batch { x, routing, pairs, .. } = &mut batch;
+                    device.after(&fence).unwrap();
+                    device.experts_arriving(x, &slots, LAYER, &[(1, place)], &fence, routing, pairs).unwrap();
+                    assert!(batch.read(device).iter().all(|v| v.is_nan()), "{format:?}, {tokens} tokens");
+                    assert_eq!(device.stale(&slots).unwrap(), Some((LAYER, 1, 1)));
+                }
+            }
         }
     });
 }

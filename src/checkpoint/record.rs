@@ -1,7 +1,8 @@
 //! Expert records: everything of one expert in one contiguous, page-aligned piece of memory.
 //!
 //! A record holds gate, up and down, weights then scales, exactly as the checkpoint has them, each part aligned. So a
-//! load is plain reads into place, a copy to a device is one copy, and a device slot has the same layout.
+//! load is plain reads into place, a copy to a device is one copy or, with gate and up before down, two, and a device slot has
+//! the same layout.
 
 use std::ops::Range;
 
@@ -50,6 +51,11 @@ impl RecordLayout {
     /// Bytes of a record, a multiple of [`RECORD_ALIGN`].
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// The first byte of down: all of gate and up lies before it, whatever the format.
+    pub fn down_start(&self) -> usize {
+        self.parts.down.weight.start
     }
 
     /// Where gate, up and down lie.

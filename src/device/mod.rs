@@ -182,22 +182,21 @@ pub trait Device: Send + Sync + 'static {
     ///
     /// # Panics
     /// If there is no such slot, the record is larger than a slot, or the generation is 0.
-    fn fill(&self, slots: &Self::Slots, at: SlotAt, record: HostBytes) -> Result<Self::Fence> {
-        let all = 0..(*record).as_ref().len();
-        self.fill_part(slots, at, record, all)
-    }
+    fn fill(&self, slots: &Self::Slots, at: SlotAt, record: HostBytes) -> Result<Self::Fence>;
 
-    /// As [`fill`](Device::fill), but copies those bytes of the record only: the slot is marked as holding nothing before the
-    /// first byte, and as `at.generation` behind the last. Parts are copied in the order of calls.
+    /// As [`fill`](Device::fill), but copies those bytes of the record of an expert of `layer` only: the slot is marked as holding
+    /// nothing before the first byte, as the gate and up of `at.generation` behind the last byte before
+    /// [down](RecordLayout::down_start), and as its down too behind the very last. Parts are copied in the order of calls.
     ///
     /// # Errors
     /// As [`fill`](Device::fill).
     ///
     /// # Panics
-    /// As [`fill`](Device::fill), or if the record does not have those bytes.
+    /// As [`fill`](Device::fill), or if the record does not have those bytes or the layer no experts.
     fn fill_part(
         &self,
         slots: &Self::Slots,
+        layer: usize,
         at: SlotAt,
         record: HostBytes,
         part: Range<usize>,
@@ -418,6 +417,24 @@ pub trait Device: Send + Sync + 'static {
         slots: &Self::Slots,
         layer: usize,
         pass: Pass<'_>,
+        routing: &Self::Routing,
+        pairs: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// As [`experts`](Device::experts) of [`Pass::Only`] with these experts, but the device makes the computing wait for `down`
+    /// itself: before it reads the first down matrix, as late as its kernels allow. All of gate and up is there when what was
+    /// waited for before is.
+    ///
+    /// # Panics
+    /// If the layer has no experts.
+    #[allow(clippy::too_many_arguments, reason = "a pass over experts, and when the rest of them is there")]
+    fn experts_arriving(
+        &self,
+        x: &Self::Tensor,
+        slots: &Self::Slots,
+        layer: usize,
+        experts: &[(u32, SlotAt)],
+        down: &Self::Fence,
         routing: &Self::Routing,
         pairs: &mut Self::Tensor,
     ) -> Result<()>;

@@ -10,23 +10,22 @@ mod in_host;
 mod load;
 mod meter;
 mod on_device;
+mod over_link;
 mod resize;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::ExpertId;
-use super::cache::Reserved;
 use super::fault::{Faults, Point};
 use super::host::HostStats;
 use super::schedule::{Busy, Miss, Target, split};
 use super::stats::ExpertStats;
 use crate::device::cpu::Workers;
-use crate::device::{Device, Pass, Routing, Shape, SlotAt};
+use crate::device::{Device, Pass, Routing, Shape};
 use crate::error::{Result, Tier};
 use crate::telemetry::{Row, Tracer, What};
 
-use copying::{copy, evicted};
 use in_host::InHost;
 pub use load::{PREFILL_CHUNK, Placement};
 use on_device::OnDevice;
@@ -315,13 +314,14 @@ impl<D: Device> Residency<D> {
         device.read_routing(call.routing, routing)?;
         on.settled();
         at = self.trace.end(call.session, What::Layer(layer, "wait for routing"), at);
-        let bytes = on.store.layout(layer).map_or(0, |l| l.size() as u64);
+        let (bytes, down) =
+            on.store.layout(layer).map_or((0, 0), |l| (l.size() as u64, (l.size() - l.down_start()) as u64));
         let from_file = bytes as f64 / FILE_RATE;
         let store = on.store.clone();
         let host_in = |id| if store.tier(id) == Tier::Host { 0.0 } else { from_file };
         let used: Vec<ExpertId> = routed(routing).map(|expert| ExpertId::new(layer, expert)).collect();
         on.routing_known(device, &self.faults, stats, layer, &used);
-        let misses = on.hits_and_misses(layer, routing, bytes, host_in, stats)?;
+        let misses = on.hits_and_misses(layer, routing, (bytes, down), host_in, stats)?;
         let (link, mut cpu) = self.divide(on, &misses);
         let left = self.over_link(device, on, &mut call, &link, routing.tokens(), stats)?;
         on.issued_arrived(device, layer, link.len() - left.len())?;
@@ -335,12 +335,12 @@ impl<D: Device> Residency<D> {
         let guess = match guess {
             Some(guess) => {
                 device.read_routing(guess, routing)?;
-                Some((layer + 1, &*routing))
+                Some(&*routing)
             }
             None => None,
         };
         let layer = (layer, bytes, self.cpu_share);
-        on.look_ahead(device, &self.faults, stats, guess, &used, layer);
+        on.look_ahead(device, &self.faults, stats, guess, used, layer);
         Ok(())
     }
 
@@ -393,7 +393,28 @@ impl<D: Device> Residency<D> {
         on.is_some_and(|on| on.store.holds_all() && on.ahead.prefetcher.wants_guesses())
     }
 
-    /// Divides misses between the link and the CPU, in the order in which each takes them.
+    /// A token begins, and `layer`, the first with experts, was guessed from its embedding; the guess was posted where
+    /// [`Residency::wants_guess`] asks for one. Begins copies as far as the link is idle until that layer's routing is known.
+    /// Waits for the guess: what the device computes meanwhile is to be issued before.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn guessed_first(&self, device: &D, layer: usize, guess: &D::Routing) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { on_device, routing, stats, .. } = &mut *state;
+        let Some(on) = on_device else { return Ok(()) };
+        on.check()?;
+        let read = on.retire(device).and_then(|()| device.read_routing(guess, routing));
+        if read.is_ok() {
+            let bytes = on.store.layout(layer).map_or(0, |l| l.size() as u64);
+            let layer = (layer, bytes, self.cpu_share);
+            on.look_ahead_of_first(device, &self.faults, stats, routing, layer);
+        }
+        on.outcome(read, Some(layer))
+    }
+
+    /// Divides misses between the link and the CPU, in the order in which each takes them: what the link is at already arrives
+    /// before what it is asked for now.
     fn divide(&self, on: &OnDevice<D>, misses: &[Miss]) -> (Vec<usize>, Vec<usize>) {
         let mut targets = Vec::new();
         if self.cpu_share {
@@ -402,81 +423,15 @@ impl<D: Device> Residency<D> {
         } else {
             targets.resize(misses.len(), Target::Link);
         }
-        let (mut link, mut cpu) = (Vec::new(), Vec::new());
-        for (miss, target) in misses.iter().zip(targets) {
-            match target {
-                Target::Link => link.push(miss.expert as usize),
-                Target::Cpu => cpu.push(miss.expert as usize),
-            }
-        }
-        (link, cpu)
-    }
-
-    /// Copies experts into slots and has the device compute each when it is there. Returns those there was no slot for.
-    fn over_link(
-        &self,
-        device: &D,
-        on: &mut OnDevice<D>,
-        call: &mut LayerCall<'_, D>,
-        experts: &[usize],
-        tokens: usize,
-        stats: &mut ExpertStats,
-    ) -> Result<Vec<usize>> {
-        let together = if tokens <= ONE_BY_ONE { 1 } else { TOGETHER };
-        let mut arrived: Vec<(u32, SlotAt)> = Vec::new();
-        let mut left = Vec::new();
-        for &expert in experts {
-            let id = ExpertId::new(call.layer, expert);
-            let at = match on.ahead.take(id) {
-                Some((at, fence)) => {
-                    device.after(&fence)?;
-                    on.came(id, at)?;
-                    Some(at)
-                }
-                None => self.bring(device, on, call, id, &mut arrived, stats)?,
-            };
-            let Some(at) = at else {
-                left.push(expert);
-                continue;
-            };
-            stats.over_link += 1;
-            arrived.push((expert as u32, at));
-            if arrived.len() == together {
-                on.pass(device, call, &mut arrived)?;
-            }
-        }
-        on.pass(device, call, &mut arrived)?;
-        Ok(left)
-    }
-
-    /// Begins to copy an expert into a slot; none if there is no slot for it, or the device refused. What has `arrived` is
-    /// computed first where its slots are all there are.
-    fn bring(
-        &self,
-        device: &D,
-        on: &mut OnDevice<D>,
-        call: &mut LayerCall<'_, D>,
-        id: ExpertId,
-        arrived: &mut Vec<(u32, SlotAt)>,
-        stats: &mut ExpertStats,
-    ) -> Result<Option<SlotAt>> {
-        let (at, old) = loop {
-            match on.reserve(id, self.cpu_share) {
-                Reserved::Busy => {
-                    // Everything is leased: by what runs, or by this very layer. Both end.
-                    on.pass(device, call, arrived)?;
-                    if !on.wait_for_leases(device)? {
-                        return Ok(None);
-                    }
-                }
-                Reserved::Slot { at, evicted } => break (at, evicted),
-                Reserved::Held(_) | Reserved::Bypass => return Ok(None),
-            }
+        let to = |side| {
+            let pairs = misses.iter().zip(&targets);
+            pairs.filter(|&(_, &target)| target == side).map(|(miss, _)| miss).collect::<Vec<_>>()
         };
-        evicted(on, stats, old);
-        let at = SlotAt { slot: at.slot, generation: at.generation };
-        let begun = copy(device, &self.faults, on, id, at, stats)?;
-        Ok(begun.then_some(at))
+        let mut link = to(Target::Link);
+        let due = |miss: &Miss| miss.arriving_in.unwrap_or(f64::INFINITY);
+        link.sort_by(|a, b| due(a).total_cmp(&due(b)));
+        let ids = |misses: Vec<&Miss>| misses.iter().map(|miss| miss.expert as usize).collect();
+        (ids(link), ids(to(Target::Cpu)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who computes an expert that is not on the GPU: the GPU once it was copied, or the CPU where it lies.
 //!
 //! A layer's misses are known all at once, when its routing is. The link copies one expert after the other, and the GPU
-//! computes each as it arrives; the CPU's workers compute one expert after the other, all of them on the same one.
+//! computes each as it arrives, gate and up before down has; the CPU's workers compute one expert after the other, all of them on the same one.
 //! [`split`] gives each miss to one of the two so that the layer is finished earliest, by the [`Rates`] that were seen
 //! lately. Nothing here waits or measures: times come in, decisions go out, equal inputs give equal decisions.
 
@@ -117,6 +117,8 @@ pub struct Miss {
     pub expert: u32,
     /// Bytes of its record.
     pub bytes: u64,
+    /// Of these the last ones, down's, without which the GPU computes with the others; 0 if it waits for all.
+    pub down: u64,
     /// Rows (tokens) that chose it.
     pub rows: u32,
     /// Seconds until a copy that is under way already (a prefetch) arrives.
@@ -194,22 +196,26 @@ impl<'a> Plan<'a> {
     /// Seconds until all experts are done under an assignment.
     fn finish(&self, targets: &[Target]) -> f64 {
         let mut link = self.busy.link_free_in;
-        let mut arrivals: Vec<(f64, u64)> = Vec::with_capacity(self.misses.len());
+        let mut arrivals: Vec<(f64, &Miss)> = Vec::with_capacity(self.misses.len());
         for &i in &self.order {
             let miss = &self.misses[i];
             match (targets[i], miss.arriving_in) {
                 (Target::Cpu, _) => {}
-                (Target::Link, Some(at)) => arrivals.push((at, miss.bytes)),
+                (Target::Link, Some(at)) => arrivals.push((at, miss)),
                 (Target::Link, None) => {
                     link = link.max(miss.host_in) + self.rates.copy_seconds(miss.bytes);
-                    arrivals.push((link, miss.bytes));
+                    arrivals.push((link, miss));
                 }
             }
         }
         arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut gpu = self.busy.gpu_free_in;
-        for (at, bytes) in arrivals {
-            gpu = gpu.max(at) + self.rates.gpu_seconds(bytes);
+        for (at, miss) in arrivals {
+            gpu = gpu.max(at - self.rates.copy_seconds(miss.down))
+                + self.rates.gpu_seconds(miss.bytes - miss.down);
+            if miss.down > 0 {
+                gpu = gpu.max(at) + self.rates.gpu_seconds(miss.down);
+            }
         }
         let mut cpu = self.busy.cpu_free_in;
         let mut any = false;
@@ -224,7 +230,8 @@ impl<'a> Plan<'a> {
     /// Misses that no assignment could tell apart, together.
     fn kinds(&self) -> Vec<Vec<usize>> {
         let alike = |a: &Miss, b: &Miss| {
-            (a.bytes, a.rows, a.arriving_in, a.host_in) == (b.bytes, b.rows, b.arriving_in, b.host_in)
+            (a.bytes, a.down, a.rows, a.arriving_in, a.host_in)
+                == (b.bytes, b.down, b.rows, b.arriving_in, b.host_in)
         };
         let mut kinds: Vec<Vec<usize>> = Vec::new();
         for (i, miss) in self.misses.iter().enumerate() {

@@ -25,6 +25,10 @@ pub struct ExpertStats {
     pub link_bytes: u64,
     /// Bytes copied to the device ahead of need.
     pub ahead_bytes: u64,
+    /// Guesses of which a part was copied, and the rest when the layer was found to use them.
+    pub completed_parts: u64,
+    /// Guesses of which a part was copied in vain: the layer did not use them, or the device refused the rest.
+    pub dropped_parts: u64,
     /// Bytes of the experts that the CPU computed.
     pub cpu_bytes: u64,
     /// Bytes read from files, also ahead of need.
@@ -125,6 +129,8 @@ impl ExpertStats {
             hit_bytes: count(self.hit_bytes, other.hit_bytes),
             link_bytes: count(self.link_bytes, other.link_bytes),
             ahead_bytes: count(self.ahead_bytes, other.ahead_bytes),
+            completed_parts: count(self.completed_parts, other.completed_parts),
+            dropped_parts: count(self.dropped_parts, other.dropped_parts),
             cpu_bytes: count(self.cpu_bytes, other.cpu_bytes),
             file_bytes: count(self.file_bytes, other.file_bytes),
             evicted: count(self.evicted, other.evicted),

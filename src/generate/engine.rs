@@ -382,6 +382,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Takes the link to be idle before every layer for as long as so many copies of an expert take, for tests of what is copied
+    /// in part.
+    #[doc(hidden)]
+    pub fn idle_copies(mut self, copies: f64) -> Self {
+        self.placement.idle_copies = Some(copies);
+        self
+    }
+
     /// Whether experts that are read again or copied to the GPU are compared with the checksum of their first read. Each copy
     /// is then waited for. Debug builds do, others do not.
     pub fn checksums(mut self, compare: bool) -> Self {

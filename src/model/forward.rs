@@ -96,9 +96,15 @@ impl<D: Device> Model<D> {
             &mut work.stream.guard,
         )?;
 
+        let guessed = self.guess_first(work)?;
         for (l, layer) in weights.layers.iter().enumerate() {
             if cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
+            }
+            if guessed == Some(l) {
+                // The device is at the layers before, which were issued: the host has time to look.
+                self.experts.guessed_first(device, l, work.guess.routing())?;
+                at = trace.end(work.session, What::Other("guess of the first experts"), at);
             }
             let place = CachePlace { layer: l, cached: l, start };
             work.stream.attend(device, &self.config, layer, cache, place)?;
@@ -130,6 +136,20 @@ impl<D: Device> Model<D> {
             Some(trip) => Err(self.locate(trip, start, &head, work)?.into()),
             None => self.check_routing(work, start),
         }
+    }
+
+    /// Guesses the first layer with experts from the tokens' embeddings, if layers without experts come before it and a guess is
+    /// wanted. Returns that layer.
+    fn guess_first(&self, work: &mut Workspace<D>) -> Result<Option<usize>> {
+        let first = self.weights.layers.iter().position(|layer| matches!(layer.mlp, Mlp::Experts { .. }));
+        let Some(before) = first.and_then(|first| first.checked_sub(1)) else { return Ok(None) };
+        let hidden = &work.stream.hidden;
+        let Some(router) = self.next_router(before).filter(|_| self.experts.wants_guess(hidden.rows()))
+        else {
+            return Ok(None);
+        };
+        work.guess.make(self, &router, hidden, None)?;
+        Ok(first)
     }
 
     /// Adds the routed and the shared experts of x to the residual stream.

@@ -1,7 +1,9 @@
 //! The next layer's routing, guessed from this layer's hidden state.
 //!
 //! What lies between is the routed experts' contribution and the next attention. The shared experts' contribution is known
-//! in time and is added first. A guess decides what is worth copying early, never what is computed.
+//! in time and is added first. Where layers without experts come first, the first one with experts is guessed from the token's
+//! embedding: the link has nothing else to do while they are computed. A guess decides what is worth copying early, never what
+//! is computed.
 
 use super::Model;
 use crate::checkpoint::weights::Mlp;
@@ -34,6 +36,11 @@ impl<D: Device> Model<D> {
 }
 
 impl<D: Device> Guess<D> {
+    /// What was guessed last, posted.
+    pub(super) fn routing(&self) -> &D::Routing {
+        &self.routing
+    }
+
     pub(super) fn new(model: &Model<D>) -> Result<Guess<D>> {
         let (c, device) = (&model.config, &model.device);
         Ok(Guess {

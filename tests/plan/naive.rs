@@ -179,7 +179,7 @@ impl Naive {
         trunk += if plan.trunk.embedding_resident { self.embedding() } else { 0 };
         let whole = self.trunk(self.layers) + 2 * self.embedding();
         let buffers = if trunk == whole { 0 } else { 2 * (64 << 20) };
-        let pool = slots * self.record() + alloc(4 * slots);
+        let pool = slots * self.record() + alloc(8 * slots);
         let vram = [
             ("driver", GPU_RESERVE),
             ("trunk", trunk),

@@ -154,7 +154,18 @@ impl Device for CpuDevice {
         Ok(None)
     }
 
-    fn fill_part(&self, slots: &Infallible, _: SlotAt, _: HostBytes, _: Range<usize>) -> Result<()> {
+    fn fill(&self, slots: &Infallible, _: SlotAt, _: HostBytes) -> Result<()> {
+        match *slots {}
+    }
+
+    fn fill_part(
+        &self,
+        slots: &Infallible,
+        _: usize,
+        _: SlotAt,
+        _: HostBytes,
+        _: Range<usize>,
+    ) -> Result<()> {
         match *slots {}
     }
 
@@ -392,6 +403,19 @@ impl Device for CpuDevice {
         slots: &Infallible,
         _: usize,
         _: Pass<'_>,
+        _: &Routing,
+        _: &mut CpuTensor,
+    ) -> Result<()> {
+        match *slots {}
+    }
+
+    fn experts_arriving(
+        &self,
+        _: &CpuTensor,
+        slots: &Infallible,
+        _: usize,
+        _: &[(u32, SlotAt)],
+        (): &(),
         _: &Routing,
         _: &mut CpuTensor,
     ) -> Result<()> {

@@ -95,6 +95,52 @@ impl CudaDevice {
             Format::F32 | Format::F16 | Format::Int4Group32 => gemv::linear(gpu, x, w, out),
         }
     }
+
+    /// The experts of a pass by the kernels that suit their format and the number of rows; `down` is what computing waits for
+    /// before it reads a down matrix, where those come later than gate and up.
+    #[allow(clippy::too_many_arguments, reason = "a pass over experts, and when the rest of them is there")]
+    fn pass(
+        &self,
+        x: &CudaTensor,
+        slots: &CudaSlots,
+        layer: usize,
+        pass: Pass<'_>,
+        down: Option<&CudaFence>,
+        routing: &CudaRouting,
+        pairs: &mut CudaTensor,
+    ) -> Result<()> {
+        // Held to the end: launches with a pass's table follow its upload.
+        let scratch = &mut *self.scratch();
+        let layer = slots.pass(layer, pass, down, &mut scratch.pass)?;
+        let parts = layer.layout().parts();
+        let (count, width) = (routing.pairs(), parts.gate.layout.rows);
+        if layer.named() == 0 {
+            pairs.resize(count);
+            return Ok(());
+        }
+        if layer.format() == Format::Fp8Block
+            && x.rows() > SMALL_BATCH
+            && x.cols().is_multiple_of(16)
+            && width.is_multiple_of(16)
+        {
+            let make = || ExpertScratch::new(&self.gpu, count, x.cols(), width);
+            let scratch = fit(&mut scratch.experts, |s| s.reshape(count, x.cols(), width), make)?;
+            return expert_gemm::experts_fp8(&self.gpu, x, layer, routing, scratch, pairs);
+        }
+        let many = match layer.format() {
+            Format::Bf16 => Some(MANY_ROWS_BF16),
+            Format::Int4Group32 => Some(MANY_ROWS_INT4),
+            _ => None,
+        };
+        if many.is_some_and(|rows| layer.mean_rows(routing) > rows) && expert_bf16::suits(layer) {
+            let make = || ExpertBf16Scratch::new(&self.gpu, count, layer, expert_bf16::DECODED_BYTES);
+            let scratch = fit(&mut scratch.expert_bf16, |s| s.fits(count, layer), make)?;
+            return expert_bf16::experts_bf16(&self.gpu, x, layer, routing, scratch, pairs);
+        }
+        let make = || ExpertGemvScratch::new(&self.gpu, count, width);
+        let scratch = fit(&mut scratch.expert_gemv, |s| s.reshape(count, width), make)?;
+        expert_gemv::experts(&self.gpu, x, layer, routing, scratch, pairs)
+    }
 }
 
 impl Device for CudaDevice {
@@ -138,14 +184,19 @@ impl Device for CudaDevice {
         CudaSlots::new(&self.gpu, layouts, experts, count).map(Some)
     }
 
+    fn fill(&self, slots: &CudaSlots, at: SlotAt, record: HostBytes) -> Result<CudaFence> {
+        slots.fill(at, record)
+    }
+
     fn fill_part(
         &self,
         slots: &CudaSlots,
+        layer: usize,
         at: SlotAt,
         record: HostBytes,
         part: Range<usize>,
     ) -> Result<CudaFence> {
-        slots.fill_part(at, record, part)
+        slots.fill_part(layer, at, record, part)
     }
 
     fn place(&self, slots: &CudaSlots, layer: usize, places: &[Option<SlotAt>]) -> Result<()> {
@@ -393,37 +444,20 @@ impl Device for CudaDevice {
         routing: &CudaRouting,
         pairs: &mut CudaTensor,
     ) -> Result<()> {
-        // Held to the end: launches with a pass's table follow its upload.
-        let scratch = &mut *self.scratch();
-        let layer = slots.pass(layer, pass, &mut scratch.pass)?;
-        let parts = layer.layout().parts();
-        let (count, width) = (routing.pairs(), parts.gate.layout.rows);
-        if layer.named() == 0 {
-            pairs.resize(count);
-            return Ok(());
-        }
-        if layer.format() == Format::Fp8Block
-            && x.rows() > SMALL_BATCH
-            && x.cols().is_multiple_of(16)
-            && width.is_multiple_of(16)
-        {
-            let make = || ExpertScratch::new(&self.gpu, count, x.cols(), width);
-            let scratch = fit(&mut scratch.experts, |s| s.reshape(count, x.cols(), width), make)?;
-            return expert_gemm::experts_fp8(&self.gpu, x, layer, routing, scratch, pairs);
-        }
-        let many = match layer.format() {
-            Format::Bf16 => Some(MANY_ROWS_BF16),
-            Format::Int4Group32 => Some(MANY_ROWS_INT4),
-            _ => None,
-        };
-        if many.is_some_and(|rows| layer.mean_rows(routing) > rows) && expert_bf16::suits(layer) {
-            let make = || ExpertBf16Scratch::new(&self.gpu, count, layer, expert_bf16::DECODED_BYTES);
-            let scratch = fit(&mut scratch.expert_bf16, |s| s.fits(count, layer), make)?;
-            return expert_bf16::experts_bf16(&self.gpu, x, layer, routing, scratch, pairs);
-        }
-        let make = || ExpertGemvScratch::new(&self.gpu, count, width);
-        let scratch = fit(&mut scratch.expert_gemv, |s| s.reshape(count, width), make)?;
-        expert_gemv::experts(&self.gpu, x, layer, routing, scratch, pairs)
+        self.pass(x, slots, layer, pass, None, routing, pairs)
+    }
+
+    fn experts_arriving(
+        &self,
+        x: &CudaTensor,
+        slots: &CudaSlots,
+        layer: usize,
+        experts: &[(u32, SlotAt)],
+        down: &CudaFence,
+        routing: &CudaRouting,
+        pairs: &mut CudaTensor,
+    ) -> Result<()> {
+        self.pass(x, slots, layer, Pass::Only(experts), Some(down), routing, pairs)
     }
 
     fn combine(&self, pairs: &CudaTensor, routing: &CudaRouting, sum: &mut CudaTensor) -> Result<()> {

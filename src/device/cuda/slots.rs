@@ -1,9 +1,10 @@
 //! Expert records in device memory, addressed through slots.
 //!
-//! A slot has the layout of a host record, so filling it is one copy, and all slots are one allocation, so that one tensor
-//! map a matrix reaches every slot. Slots are as large as the largest record; each layer reads a slot by its own layout.
+//! A slot has the layout of a host record, so filling it is one copy or a few in order, and all slots are one allocation, so that
+//! one tensor map a matrix reaches every slot. Slots are as large as the largest record; each layer reads a slot by its own layout.
 //! Kernels find an expert through a table of (slot, generation) pairs and compare the generation with what the slot holds: an
-//! expert that is not there is reported, never computed with other weights.
+//! expert that is not there is reported, never computed with other weights. A slot holds two generations, that of its gate
+//! and up and that of its down, since the former can be computed with before the latter has arrived.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -32,7 +33,7 @@ pub struct CudaSlots {
     experts: usize,
     /// By layer; none in dense ones.
     layouts: Vec<Option<RecordLayout>>,
-    /// Generation by slot; 0 while it holds nothing.
+    /// Generation by slot of gate and up, then generation by slot of down; 0 while a slot holds nothing.
     generations: Buffer<u32>,
     /// (slot, generation) by layer and expert.
     tables: Mutex<Buffer<u32>>,
@@ -42,6 +43,13 @@ pub struct CudaSlots {
 
 /// No stale slot was met.
 const NONE_STALE: u64 = u64::MAX;
+
+/// The parts of a record that have a generation of their own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    GateUp,
+    Down,
+}
 
 /// Words of an entry of a table.
 const REF_WORDS: usize = size_of::<SlotRef>() / size_of::<u32>();
@@ -68,7 +76,7 @@ impl CudaSlots {
             count,
             experts,
             layouts: layouts.to_vec(),
-            generations: gpu.alloc_zeroed(count, "slot generations")?,
+            generations: gpu.alloc_zeroed(2 * count, "slot generations")?,
             tables: Mutex::new(tables),
             stale: Mutex::new(gpu.upload(&vec![NONE_STALE; layouts.len()], "the stale-slot words")?),
         };
@@ -96,7 +104,7 @@ impl CudaSlots {
             let at = expert * layout.size();
             memory.slice_mut(at..at + layout.size()).write(gpu, record)?;
         }
-        slots.generations.all_mut().write(gpu, &vec![FIRST_GENERATION; count])?;
+        slots.generations.all_mut().write(gpu, &vec![FIRST_GENERATION; 2 * count])?;
         slots.set_table(&(0..count as u32).collect::<Vec<_>>())?;
         Ok(slots)
     }
@@ -106,20 +114,45 @@ impl CudaSlots {
         self.count
     }
 
-    /// Copies a part of a record into a slot on the stream of copies; see [`crate::device::Device::fill_part`].
+    /// Copies a record into a slot on the stream of copies; see [`crate::device::Device::fill`].
     ///
     /// # Errors
     /// [`crate::Error::Cuda`].
     ///
     /// # Panics
-    /// If there is no such slot, the record is larger than a slot or has no such part, or the generation is 0.
-    pub fn fill_part(&self, at: SlotAt, record: HostBytes, part: Range<usize>) -> Result<CudaFence> {
+    /// If there is no such slot, the record is larger than a slot, or the generation is 0.
+    pub fn fill(&self, at: SlotAt, record: HostBytes) -> Result<CudaFence> {
+        let all = (*record).as_ref().len();
+        self.copy(at, record, 0..all, all)
+    }
+
+    /// Copies a part of a layer's record into a slot on the stream of copies; see [`crate::device::Device::fill_part`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Cuda`].
+    ///
+    /// # Panics
+    /// If there is no such slot, the record is larger than a slot or has no such part, the generation is 0 or the layer has no
+    /// experts.
+    pub fn fill_part(
+        &self,
+        layer: usize,
+        at: SlotAt,
+        record: HostBytes,
+        part: Range<usize>,
+    ) -> Result<CudaFence> {
+        let Some(layout) = &self.layouts[layer] else { panic!("layer {layer} has no experts") };
+        self.copy(at, record, part, layout.down_start())
+    }
+
+    /// Copies a part of a record whose gate and up end at byte `cut`.
+    fn copy(&self, at: SlotAt, record: HostBytes, part: Range<usize>, cut: usize) -> Result<CudaFence> {
         let bytes = (*record).as_ref();
         let slot = at.slot as usize;
         assert!(slot < self.count, "slot {slot} of {}", self.count);
         assert!(bytes.len() <= self.slot_bytes, "{} bytes for a slot of {}", bytes.len(), self.slot_bytes);
         assert_ne!(at.generation, 0, "the generation of nothing");
-        let issued = self.issue(slot, at.generation, bytes, part);
+        let issued = self.issue(slot, at.generation, bytes, part, cut);
         // Whatever was issued reads the bytes: the fence stands behind it, also when something was refused.
         let fence = CudaFence::of_copies(&self.gpu, Some(record.clone())).inspect_err(|_| {
             // SAFETY: the stream is alive. If this fails the context has, and copies nothing any more.
@@ -128,15 +161,24 @@ impl CudaSlots {
         issued.and(fence)
     }
 
-    /// Empties a slot before its first byte, fills it, marks it behind the last one.
-    fn issue(&self, slot: usize, generation: u32, record: &[u8], part: Range<usize>) -> Result<()> {
+    /// Empties a slot before its first byte, fills it, marks gate and up behind byte `cut` and down behind the last one.
+    fn issue(
+        &self,
+        slot: usize,
+        generation: u32,
+        record: &[u8],
+        part: Range<usize>,
+        cut: usize,
+    ) -> Result<()> {
         self.gpu.bind()?;
         let (copies, stream) = (self.gpu.copies(), self.gpu.copies().stream());
         let to = self.memory.all().address() + (slot * self.slot_bytes + part.start) as u64;
+        // A part that ends where gate and up do has brought them; a later one finds them marked.
+        let gate_up = part.start < cut && part.end >= cut;
         let (first, last) = (part.start == 0, part.end == record.len());
         let bytes = &record[part];
         if first {
-            self.mark(slot, 0)?;
+            self.mark_both(slot, 0)?;
         }
         let pinned = locked(&copies.pinned);
         let (start, end) = (bytes.as_ptr() as usize, bytes.as_ptr() as usize + bytes.len());
@@ -150,16 +192,39 @@ impl CudaSlots {
             // SAFETY: the slot is that large, and by the caller's word nobody reads it.
             unsafe { locked(&copies.ring).copy(&self.gpu, to, bytes)? };
         }
-        if last { self.mark(slot, generation) } else { Ok(()) }
+        match (gate_up, last) {
+            (true, true) => self.mark_both(slot, generation),
+            (true, false) => self.mark(slot, Half::GateUp, generation),
+            (false, true) => self.mark(slot, Half::Down, generation),
+            (false, false) => Ok(()),
+        }
     }
 
-    /// Has the stream of copies set a slot's generation. The context is current.
-    fn mark(&self, slot: usize, generation: u32) -> Result<()> {
-        let at = self.generations.slice(slot..=slot).address();
+    /// Has the stream of copies set one of a slot's generations. The context is current.
+    fn mark(&self, slot: usize, half: Half, generation: u32) -> Result<()> {
+        let at = self.generations_of(half) + (slot * size_of::<u32>()) as u64;
         // SAFETY: one word of the generations, which only this stream writes.
         unsafe { sys::cuMemsetD32Async(at, generation, 1, self.gpu.copies().stream()) }
             .result()
             .map_err(failed("cuMemsetD32Async"))
+    }
+
+    /// Has the stream of copies set both, in one operation. The context is current.
+    fn mark_both(&self, slot: usize, generation: u32) -> Result<()> {
+        let words = self.generations.slice(slot..);
+        let pitch = self.count * size_of::<u32>();
+        // SAFETY: a word of the slot in each half of the generations, which only this stream writes.
+        unsafe {
+            sys::cuMemsetD2D32Async(words.address(), pitch, generation, 1, 2, self.gpu.copies().stream())
+        }
+        .result()
+        .map_err(failed("cuMemsetD2D32Async"))
+    }
+
+    /// Where the generations of one half begin, by slot.
+    fn generations_of(&self, half: Half) -> u64 {
+        let first = if half == Half::GateUp { 0 } else { self.count };
+        self.generations.slice(first..first + self.count).address()
     }
 
     /// Marks slots as holding nothing; see [`crate::device::Device::empty`].
@@ -171,7 +236,7 @@ impl CudaSlots {
     /// If there is no such slot.
     pub fn empty(&self, which: &[u32]) -> Result<()> {
         self.gpu.bind()?;
-        which.iter().try_for_each(|&slot| self.mark(slot as usize, 0))?;
+        which.iter().try_for_each(|&slot| self.mark_both(slot as usize, 0))?;
         CudaFence::of_copies(&self.gpu, None)?.before_computing()
     }
 
@@ -209,18 +274,19 @@ impl CudaSlots {
         let size = size_of::<SlotRef>() * self.experts;
         let table = locked(&self.tables).all().address() + (layer * size) as u64;
         let stale = locked(&self.stale).slice(layer..=layer).address();
-        LayerSlots { slots: self, layout, table, stale, listed: None }
+        LayerSlots { slots: self, layout, table, stale, listed: None, down: None }
     }
 
-    /// A layer's experts of a pass; the table of one that lists them lies in `table`, and does so for work issued before it
-    /// is used again.
+    /// A layer's experts of a pass, down matrices from behind a fence on if one is given; the table of a pass that lists its
+    /// experts lies in `table`, and does so for work issued before it is used again.
     pub(super) fn pass<'a>(
         &'a self,
         layer: usize,
         pass: Pass<'a>,
+        down: Option<&'a CudaFence>,
         table: &'a mut Option<Buffer<u32>>,
     ) -> Result<LayerSlots<'a>> {
-        let residents = self.layer(layer);
+        let residents = LayerSlots { down, ..self.layer(layer) };
         let Pass::Only(listed) = pass else { return Ok(residents) };
         let mut words: Vec<u32> = (0..self.experts).flat_map(|_| entry(None)).collect();
         for &(expert, at) in listed {
@@ -266,7 +332,10 @@ impl CudaSlots {
     /// [`crate::Error::Cuda`].
     #[doc(hidden)]
     pub fn set_generation(&mut self, slot: usize, generation: u32) -> Result<()> {
-        self.generations.slice_mut(slot..=slot).write(&self.gpu, &[generation])
+        for word in [slot, self.count + slot] {
+            self.generations.slice_mut(word..=word).write(&self.gpu, &[generation])?;
+        }
+        Ok(())
     }
 
     /// Of the only layer: expert e is from now on what slot `slot_of[e]` holds, as [`CudaSlots::resident`] filled it. For
@@ -310,6 +379,8 @@ pub struct LayerSlots<'a> {
     stale: u64,
     /// What the table names, if the host knows.
     listed: Option<&'a [(u32, SlotAt)]>,
+    /// What is to be waited for before a down matrix is read.
+    down: Option<&'a CudaFence>,
 }
 
 impl<'a> LayerSlots<'a> {
@@ -365,14 +436,33 @@ impl<'a> LayerSlots<'a> {
         self.slots.count
     }
 
-    /// The slots as kernels take them.
-    pub(super) fn params(&self) -> ExpertSlots {
+    /// Whether the down matrices come later than gate and up.
+    pub(super) fn awaits_down(&self) -> bool {
+        self.down.is_some()
+    }
+
+    /// Makes the computing issued from here on wait for the down matrices, if they come later.
+    pub(super) fn await_down(&self) -> Result<()> {
+        self.down.map_or(Ok(()), CudaFence::before_computing)
+    }
+
+    /// The slots as kernels take them that read gate and up: those are there.
+    pub(super) fn gate_up_params(&self) -> ExpertSlots {
+        self.params(Half::GateUp)
+    }
+
+    /// The slots as kernels take them that read down, and those that read everything: all of a record is there.
+    pub(super) fn down_params(&self) -> ExpertSlots {
+        self.params(Half::Down)
+    }
+
+    fn params(&self, half: Half) -> ExpertSlots {
         let parts = self.layout.parts();
         ExpertSlots {
             pool: self.memory().address(),
             slot_bytes: self.pitch() as u64,
             table: self.table,
-            generations: self.slots.generations.all().address(),
+            generations: self.slots.generations_of(half),
             stale: self.stale,
             gate: matrix(&parts.gate),
             up: matrix(&parts.up),

@@ -171,11 +171,11 @@ impl<'a> Footprint<'a> {
         self.records.iter().sum::<u64>() * self.config.moe.top_k as u64
     }
 
-    /// Slots and their generations.
+    /// Slots and their generations, two a slot.
     pub fn pool(&self, slots: u64) -> u64 {
         match slots {
             0 => 0,
-            _ => slots.saturating_mul(self.slot()).saturating_add(allocation(4 * slots)),
+            _ => slots.saturating_mul(self.slot()).saturating_add(allocation(8 * slots)),
         }
     }
 

@@ -50,6 +50,9 @@ pub struct Placement {
     /// it takes slots.
     #[doc(hidden)]
     pub kv_limit: Option<u64>,
+    /// Copies of an expert for which the link is taken to be idle before a layer's routing; `None` goes by the times seen.
+    #[doc(hidden)]
+    pub idle_copies: Option<f64>,
     /// What the machine is believed to do until it has been seen.
     pub rates: Rates,
     /// Whether everything that was read again or copied to the device is compared with the checksum of its first read. Each
@@ -76,6 +79,7 @@ impl Default for Placement {
             serve_while_loading: false,
             chunk: PREFILL_CHUNK,
             kv_limit: None,
+            idle_copies: None,
             rates,
             checksums: cfg!(debug_assertions),
             trace: Tracer::off(),
@@ -191,7 +195,10 @@ impl<D: Device> Residency<D> {
             let State { on_device: Some(on), stats, .. } = state else { return Ok(()) };
             let Reserved::Slot { at, .. } = on.reserve(id, false) else { continue };
             let at = SlotAt { slot: at.slot, generation: at.generation };
-            copy(device, &self.faults, on, id, at, stats)?;
+            if let Some(arrival) = copy(device, &self.faults, on, id, at, stats)? {
+                device.after(&arrival.whole)?;
+                on.came(id, at)?;
+            }
             on.close(device)?;
         }
         Ok(())

@@ -12,6 +12,7 @@ use super::super::schedule::{Miss, Rates};
 use super::super::slots::Lease;
 use super::super::stats::ExpertStats;
 use super::ahead::Ahead;
+use super::copying::{Arrival, Arriving};
 use super::meter::Meter;
 use super::{LayerCall, Placement, routed};
 use crate::checkpoint::RecordLayout;
@@ -108,7 +109,7 @@ impl<D: Device> OnDevice<D> {
             dropped: Vec::new(),
             wanted,
             rates: placement.rates,
-            ahead: Ahead::new(),
+            ahead: Ahead::new(placement.idle_copies),
             checksums: placement.checksums,
             faults: placement.faults.clone(),
             refused: 0,
@@ -268,12 +269,12 @@ impl<D: Device> OnDevice<D> {
     }
 
     /// Leases what the layer's routing finds on the device, and lists what it does not find. `host_in` tells the seconds until
-    /// an expert's record, of so many bytes, is in host memory.
+    /// an expert's record, of so many bytes and those of its down, is in host memory.
     pub(super) fn hits_and_misses(
         &mut self,
         layer: usize,
         routing: &Routing,
-        bytes: u64,
+        (bytes, down): (u64, u64),
         host_in: impl Fn(ExpertId) -> f64,
         stats: &mut ExpertStats,
     ) -> Result<Vec<Miss>> {
@@ -285,7 +286,7 @@ impl<D: Device> OnDevice<D> {
                 let rows = routing.pairs_of(expert).len() as u32;
                 let (arriving_in, host_in) = (self.ahead.due_in(id), host_in(id));
                 stats.from_file += u64::from(host_in > 0.0);
-                misses.push(Miss { expert: expert as u32, bytes, rows, arriving_in, host_in });
+                misses.push(Miss { expert: expert as u32, bytes, down, rows, arriving_in, host_in });
                 continue;
             }
             self.lease(id)?;
@@ -319,7 +320,8 @@ impl<D: Device> OnDevice<D> {
         table.changed = true;
     }
 
-    /// A copy that computing is ordered behind: the expert can be used, and is held for the layer at work.
+    /// A copy that computing is ordered behind, or will be before anything else is issued than what [`Arriving`] orders: the expert
+    /// can be used, and is held for the layer at work.
     pub(super) fn came(&mut self, id: ExpertId, at: SlotAt) -> Result<()> {
         self.cache.ready(id).map_err(|e| id.error(Tier::Device, Some(at.slot), e.to_string()))?;
         let table = &mut self.tables[id.layer as usize];
@@ -334,19 +336,31 @@ impl<D: Device> OnDevice<D> {
         let _ = self.cache.failed(id);
     }
 
-    /// Computes the experts that have arrived, and only those.
+    /// Computes the experts that have arrived or are arriving, and only those. Computing is then ordered behind all of them.
     pub(super) fn pass(
         &mut self,
         device: &D,
         call: &mut LayerCall<'_, D>,
-        arrived: &mut Vec<(u32, SlotAt)>,
+        arriving: &mut Arriving<D::Fence>,
     ) -> Result<()> {
-        if !arrived.is_empty() {
-            self.struck("cuLaunchKernel")?;
-            let only = Pass::Only(arrived);
-            device.experts(call.x, &self.memory, call.layer, only, call.routing, call.pairs)?;
-            arrived.clear();
+        if arriving.experts.is_empty() {
+            return Ok(());
         }
+        self.struck("cuLaunchKernel")?;
+        let LayerCall { layer, x, ref routing, ref mut pairs, .. } = *call;
+        let (memory, experts) = (&self.memory, &arriving.experts);
+        match &arriving.last {
+            Some(Arrival { gate_up: Some(gate_up), whole }) => {
+                device.after(gate_up)?;
+                device.experts_arriving(x, memory, layer, experts, whole, routing, pairs)?;
+                arriving.last = None;
+            }
+            _ => {
+                arriving.order(device)?;
+                device.experts(x, memory, layer, Pass::Only(&arriving.experts), routing, pairs)?;
+            }
+        }
+        arriving.experts.clear();
         Ok(())
     }
 

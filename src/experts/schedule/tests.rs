@@ -9,7 +9,7 @@ fn rates() -> Rates {
 }
 
 fn miss(expert: u32, rows: u32) -> Miss {
-    Miss { expert, bytes: EXPERT, rows, arriving_in: None, host_in: 0.0 }
+    Miss { expert, bytes: EXPERT, down: 0, rows, arriving_in: None, host_in: 0.0 }
 }
 
 /// The finish time from the definition: each side's queue walked in the order of `host_in`, in small steps of
@@ -88,6 +88,19 @@ fn an_absent_side_gets_nothing() {
 }
 
 #[test]
+fn what_follows_the_last_arrival_is_down() {
+    let misses: Vec<_> = (0..4).map(|e| Miss { down: 14_000_000, ..miss(e, 1) }).collect();
+    let mut out = Vec::new();
+    let finish = split(&misses, &Rates { cpu: 0.0, ..rates() }, Busy::default(), &mut out);
+    assert!((finish - (4.0 * 0.0008 + 5e-6 + 14e6 / 2.7e12)).abs() < 1e-9, "{finish}");
+    // A GPU that computes more slowly than the link copies is late with the last one's gate and up too.
+    let slow = Rates { cpu: 0.0, gpu: 11e9, ..rates() };
+    let finish = split(&misses[..1], &slow, Busy::default(), &mut out);
+    let begun = 0.0008 - 14e6 / 55e9;
+    assert!((finish - (begun + 2.0 * 5e-6 + 44e6 / 11e9)).abs() < 1e-9, "{finish}");
+}
+
+#[test]
 fn experts_with_many_rows_go_to_the_link() {
     let misses = [miss(0, 1), miss(1, 64), miss(2, 1)];
     let mut out = Vec::new();
@@ -151,6 +164,7 @@ fn any_miss() -> impl Strategy<Value = Miss> {
     (bytes, rows, arriving, host).prop_map(|(bytes, rows, arriving_in, host_in)| Miss {
         expert: 0,
         bytes,
+        down: if rows % 2 == 0 { bytes / 3 } else { 0 },
         rows,
         arriving_in,
         host_in: if arriving_in.is_some() { 0.0 } else { host_in },

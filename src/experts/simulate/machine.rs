@@ -121,8 +121,12 @@ pub struct Workload {
     pub first: usize,
     /// Record of an expert.
     pub record: u64,
+    /// Of that down, the last part of it.
+    pub down: u64,
     /// Read before a layer's routing is known: attention, its cache, router.
     pub attention: f64,
+    /// Of that the router, which a guess reads too.
+    pub router: f64,
     /// Shared experts of a layer.
     pub shared: f64,
     /// Layers without experts, together.
@@ -146,7 +150,9 @@ impl Workload {
         let attention =
             (part("attention") + part("norms and biases")) as f64 / config.num_layers as f64 + cache as f64;
         let per_layer = |name: &str| part(name) as f64 / layers.max(1) as f64;
-        let record = |l| RecordLayout::new(&expert_spec(config, l, 0).map(|m| m.layout(Format::Bf16))).size();
+        let layout = |l| RecordLayout::new(&expert_spec(config, l, 0).map(|m| m.layout(Format::Bf16)));
+        let sizes = (config.first_k_dense..config.num_layers).map(layout).map(|l| (l.size(), l.down_start()));
+        let (record, down_start) = sizes.max().unwrap_or_default();
         let embedding = part("embedding");
         let head = part("head");
         Workload {
@@ -154,8 +160,10 @@ impl Workload {
             experts: config.moe.num_experts,
             top_k: config.moe.top_k,
             first: config.first_k_dense,
-            record: (config.first_k_dense..config.num_layers).map(record).max().unwrap_or(0) as u64,
+            record: record as u64,
+            down: (record - down_start) as u64,
             attention: attention + per_layer("router"),
+            router: per_layer("router"),
             shared: per_layer("shared experts"),
             dense: part("dense MLP") as f64 + attention * config.first_k_dense as f64,
             // A tied head reads the embedding.

@@ -36,6 +36,8 @@ pub(super) struct Run<'a> {
     trunk_at: f64,
     /// Seconds from a layer's last expert until the host has seen the next one's routing, lately, by layer.
     gaps: Vec<f64>,
+    /// Seconds from when the host has seen the guess that begins a token until it has seen the first routing, lately.
+    lead: f64,
     /// Seconds the CPU was at a layer's misses, lately.
     cpu_phase: f64,
     /// Experts prefetched that no layer has used yet.
@@ -52,14 +54,16 @@ struct Scratch {
     targets: Vec<Target>,
     guessed: Vec<u32>,
     guesses: Vec<ExpertId>,
-    arrivals: Vec<f64>,
+    arrivals: Vec<Arrival>,
 }
 
 /// The slots, and the link that fills them.
 struct Gpu {
     cache: Cache,
     record: u64,
+    /// Seconds for a record, and of these for its down.
     copy: f64,
+    copy_down: f64,
     free: f64,
     /// Copies under way, in order of arrival.
     coming: VecDeque<Copying>,
@@ -73,7 +77,14 @@ struct Gpu {
 #[derive(Debug, Clone, Copy)]
 struct Copying {
     id: ExpertId,
-    end: f64,
+    at: Arrival,
+}
+
+/// When gate and up of a record are there, and when all of it is.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    gate_up: f64,
+    whole: f64,
 }
 
 /// The first `share` of a record, copied at `end`.
@@ -87,21 +98,21 @@ struct Part {
 impl Gpu {
     /// Publishes what has arrived.
     fn land(&mut self, now: f64) {
-        while let Some(copy) = self.coming.pop_front_if(|c| c.end <= now) {
+        while let Some(copy) = self.coming.pop_front_if(|c| c.at.whole <= now) {
             // Only what reserved a slot is under way, and it lands once.
             let landed = self.cache.ready(copy.id);
             debug_assert!(landed.is_ok(), "{landed:?}");
         }
     }
 
-    fn arrives(&self, id: ExpertId) -> Option<f64> {
-        self.coming.iter().find(|c| c.id == id).map(|c| c.end)
+    fn arrives(&self, id: ExpertId) -> Option<Arrival> {
+        self.coming.iter().find(|c| c.id == id).map(|c| c.at)
     }
 
     /// When what was asked for of an expert is there; none if that is so already.
     fn late(&self, id: ExpertId) -> Option<f64> {
         let part = self.parts.iter().find(|p| p.id == id).map(|p| p.end);
-        part.or_else(|| self.arrives(id))
+        part.or_else(|| self.arrives(id).map(|at| at.whole))
     }
 
     /// Occupies the link for a share of a record, from `start` at the earliest; returns when that is copied.
@@ -111,12 +122,20 @@ impl Gpu {
         self.free
     }
 
+    /// Occupies the link for what follows the first `share` of a record, from `start` at the earliest: what is left of gate and up,
+    /// then of down. `before` is when the first part was there.
+    fn copy_rest(&mut self, share: f64, before: f64, start: f64) -> Arrival {
+        let whole = self.copy(1.0 - share, start);
+        let left = (1.0 - share) * self.copy > self.copy_down;
+        Arrival { gate_up: if left { whole - self.copy_down } else { before }, whole }
+    }
+
     /// The routing is known: parts of what is used are completed, the others' slots are free again.
     fn complete(&mut self, used: &[ExpertId], now: f64) {
-        for Part { id, share, .. } in std::mem::take(&mut self.parts) {
+        for Part { id, share, end } in std::mem::take(&mut self.parts) {
             if used.contains(&id) {
-                let end = self.copy(1.0 - share, now);
-                self.coming.push_back(Copying { id, end });
+                let at = self.copy_rest(share, end, now);
+                self.coming.push_back(Copying { id, at });
             } else {
                 self.spared += (1.0 - share) * self.copy;
                 let failed = self.cache.failed(id);
@@ -186,11 +205,12 @@ impl Destination for Ahead<'_> {
         let worth = worth_of_guess(cache.worth(id), just_used, right, share < 1.0);
         let reserved = self.gpu.cache.reserve_over(id, worth, &mut |other| used.contains(&other));
         let Reserved::Slot { .. } = reserved else { return false };
-        let end = self.gpu.copy(share, self.now);
         if share < 1.0 {
+            let end = self.gpu.copy(share, self.now);
             self.gpu.parts.push(Part { id, share, end });
         } else {
-            self.gpu.coming.push_back(Copying { id, end });
+            let at = self.gpu.copy_rest(0.0, self.now, self.now);
+            self.gpu.coming.push_back(Copying { id, at });
             self.fresh.insert(id, ());
         }
         true
@@ -211,6 +231,7 @@ impl<'a> Run<'a> {
             cache: tier(slots),
             record: of.record,
             copy: of.record as f64 / on.link,
+            copy_down: of.down as f64 / on.link,
             free: 0.0,
             coming: VecDeque::new(),
             parts: Vec::new(),
@@ -241,6 +262,7 @@ impl<'a> Run<'a> {
             cpu_free: 0.0,
             trunk_at: 0.0,
             gaps: vec![0.0; of.layers],
+            lead: 0.0,
             cpu_phase: 0.0,
             fresh: FxHashMap::default(),
             counts: Counts::default(),
@@ -278,15 +300,37 @@ impl<'a> Run<'a> {
     pub(super) fn token(&mut self, token: usize) {
         let begin = self.now;
         let mut last = self.of.layers - 1;
+        let guessed = self.guess_first(token);
         self.now = self.compute(self.now, self.of.dense);
         for layer in 0..self.of.layers {
             let before = self.experts_done;
             let seen = self.layer(token, layer);
             follow(&mut self.gaps[last], seen - before);
+            if let (0, Some(guessed)) = (layer, guessed) {
+                follow(&mut self.lead, seen - guessed);
+            }
             last = layer;
         }
         self.now = self.compute(self.now, self.of.head) + self.on.sync;
         self.counts.steps.push(self.now - begin);
+    }
+
+    /// Where layers without experts come first: the first layer with experts is guessed from the token's embedding, before
+    /// anything else is computed. Returns when the host had seen the guess.
+    fn guess_first(&mut self, token: usize) -> Option<f64> {
+        if !self.how.prefetch || self.of.first == 0 {
+            return None;
+        }
+        if !self.prefetcher.wants_guesses() {
+            return None;
+        }
+        self.now = self.compute(self.now, self.of.router);
+        let seen = self.now + self.on.sync;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.guess(&mut scratch, token, 0);
+        self.ahead(&mut scratch, seen, self.lead);
+        self.scratch = scratch;
+        Some(seen)
     }
 
     /// One layer. Returns when the host had seen its routing.
@@ -312,12 +356,19 @@ impl<'a> Run<'a> {
         };
         let estimate = split(&scratch.misses, &self.rates, busy, &mut scratch.targets);
         self.on_link(&mut scratch, number, seen);
-        self.ahead(&mut scratch, token, layer, seen, estimate);
+        if self.how.prefetch {
+            // After the last layer there is no hidden state of the next token to ask.
+            if self.prefetcher.wants_guesses() && layer + 1 < of.layers {
+                self.guess(&mut scratch, token, layer + 1);
+            }
+            self.ahead(&mut scratch, seen, estimate.max(0.0) + self.gaps[layer]);
+        }
         let cpu = self.on_cpu(&scratch, number, seen);
         let mut gpu = residents;
-        scratch.arrivals.sort_by(f64::total_cmp);
-        for &at in &scratch.arrivals {
-            gpu = self.compute(gpu.max(at), of.record as f64);
+        scratch.arrivals.sort_by(|a, b| a.whole.total_cmp(&b.whole));
+        for at in &scratch.arrivals {
+            let hidden = self.compute(gpu.max(at.gate_up), (of.record - of.down) as f64);
+            gpu = self.compute(hidden.max(at.whole), of.down as f64);
             self.rates.observe_gpu(of.record, of.record as f64 / on.gpu());
         }
         let done = gpu.max(cpu.map_or(0.0, |cpu| cpu + on.launch));
@@ -350,12 +401,13 @@ impl<'a> Run<'a> {
                 self.counts.brought_ahead += u64::from(fresh);
                 continue;
             }
-            let arriving_in = self.gpu.arrives(id).map(|at| (at - seen).max(0.0));
+            let arriving_in = self.gpu.arrives(id).map(|at| (at.whole - seen).max(0.0));
             let host_in = match &mut self.host {
                 Some(host) if arriving_in.is_none() => host.fetch(id, seen, used) - seen,
                 _ => 0.0,
             };
-            let miss = Miss { expert: id.expert, bytes: self.of.record, rows: 1, arriving_in, host_in };
+            let (bytes, down) = (self.of.record, self.of.down);
+            let miss = Miss { expert: id.expert, bytes, down, rows: 1, arriving_in, host_in };
             misses.push(miss);
         }
         self.counts.uses += used.len() as u64;
@@ -369,19 +421,20 @@ impl<'a> Run<'a> {
         scratch.arrivals.clear();
         let used = &scratch.used;
         for miss in given(&scratch.misses, &scratch.targets, Target::Link) {
-            if let Some(arriving_in) = miss.arriving_in {
-                scratch.arrivals.push(seen + arriving_in);
+            let id = ExpertId { layer, expert: miss.expert };
+            if let Some(at) = self.gpu.arrives(id) {
+                scratch.arrivals.push(at);
                 continue;
             }
-            let id = ExpertId { layer, expert: miss.expert };
             let reserved = self.gpu.cache.reserve(id, &mut |other| used.contains(&other));
-            let end = self.gpu.copy(1.0, seen + miss.host_in);
+            let start = seen + miss.host_in;
+            let at = self.gpu.copy_rest(0.0, start, start);
             self.rates.observe_copy(self.gpu.record, self.gpu.copy);
             // What isn't kept passes through a buffer beside the slots.
             if let Reserved::Slot { .. } = reserved {
-                self.gpu.coming.push_back(Copying { id, end });
+                self.gpu.coming.push_back(Copying { id, at });
             }
-            scratch.arrivals.push(end);
+            scratch.arrivals.push(at);
         }
     }
 
@@ -395,22 +448,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Lets the prefetcher use idle link time.
-    fn ahead(&mut self, scratch: &mut Scratch, token: usize, layer: usize, seen: f64, estimate: f64) {
-        if !self.how.prefetch {
-            return;
-        }
-        scratch.guesses.clear();
-        let next = layer + 1;
-        // After the last layer there is no hidden state of the next token to ask.
-        if self.prefetcher.wants_guesses() && next < self.of.layers {
-            self.guesses.make(self.trace, token, next, &mut scratch.guessed);
-            let number = self.trace.layers()[next];
-            scratch.guesses.extend(scratch.guessed.iter().map(|&expert| ExpertId { layer: number, expert }));
-        }
+    /// Guesses the experts of a layer.
+    fn guess(&self, scratch: &mut Scratch, token: usize, layer: usize) {
+        self.guesses.make(self.trace, token, layer, &mut scratch.guessed);
+        let number = self.trace.layers()[layer];
+        scratch.guesses.extend(scratch.guessed.iter().map(|&expert| ExpertId { layer: number, expert }));
+    }
+
+    /// Lets the prefetcher use link time that is idle for `needed_in` seconds from `seen` on.
+    fn ahead(&mut self, scratch: &mut Scratch, seen: f64, needed_in: f64) {
         let window = Window {
             link_free_in: (self.gpu.free - seen).max(0.0),
-            needed_in: estimate.max(0.0) + self.gaps[layer],
+            needed_in,
             copy: self.rates.copy_seconds(self.of.record),
             link_wanted: self.streamed > 0
                 || self.rates.cpu_seconds(self.of.record, 1) >= self.rates.copy_seconds(self.of.record),
@@ -421,6 +470,7 @@ impl<'a> Run<'a> {
         let mut to =
             Ahead { gpu: &mut self.gpu, host, used: &scratch.used, now: seen, fresh: &mut self.fresh };
         self.prefetcher.issue(&scratch.guesses, window, &mut to);
+        scratch.guesses.clear();
     }
 
     /// Computes what the CPU was given; returns when it is done.

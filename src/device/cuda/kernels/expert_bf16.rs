@@ -12,7 +12,7 @@ use crate::checkpoint::Placed;
 use crate::device::cuda::gpu::{Gpu, Launch};
 use crate::device::cuda::images::{GEMM, Kernel};
 use crate::device::cuda::memory::Buffer;
-use crate::device::cuda::params::{GemmConstant, GroupSlotsParams};
+use crate::device::cuda::params::{ExpertSlots, GemmConstant, GroupSlotsParams};
 use crate::device::cuda::routing::CudaRouting;
 use crate::device::cuda::slots::LayerSlots;
 use crate::device::cuda::tensor::CudaTensor;
@@ -37,6 +37,11 @@ pub struct ExpertBf16Scratch {
     gate: CudaTensor,
     up: CudaTensor,
     h: CudaTensor,
+    groups: Groups,
+}
+
+/// Where the experts of the grouped products are.
+struct Groups {
     /// The slot of each expert, and its place among the decoded; none for those without rows or nowhere.
     slots: Buffer<u32>,
     places: Buffer<u32>,
@@ -89,10 +94,12 @@ impl ExpertBf16Scratch {
             gate: tensor(intermediate)?,
             up: tensor(intermediate)?,
             h: tensor(intermediate)?,
-            slots: gpu.alloc(pool.experts(), "slots of experts")?,
-            places: gpu.alloc(pool.experts(), "places of experts")?,
-            decoded: gpu.alloc(batch * each, &format!("decoded weights of {batch} experts"))?,
-            batch,
+            groups: Groups {
+                slots: gpu.alloc(pool.experts(), "slots of experts")?,
+                places: gpu.alloc(pool.experts(), "places of experts")?,
+                decoded: gpu.alloc(batch * each, &format!("decoded weights of {batch} experts"))?,
+                batch,
+            },
         })
     }
 
@@ -102,8 +109,8 @@ impl ExpertBf16Scratch {
         let (_, each) = batch(pool, 0);
         self.x.max_rows() >= pairs
             && (self.x.cols(), self.h.cols()) == (hidden, intermediate)
-            && self.slots.len() == pool.experts()
-            && self.decoded.len() == self.batch * each
+            && self.groups.slots.len() == pool.experts()
+            && self.groups.decoded.len() == self.groups.batch * each
     }
 }
 
@@ -145,32 +152,70 @@ pub fn experts_bf16(
     if routing.pairs() == 0 {
         return Ok(());
     }
-    group_slots(gpu, pool, routing, scratch)?;
-    gather_rows(gpu, x, routing.sorted_tokens(), &mut scratch.x)?;
+    let first = if pool.awaits_down() { pool.gate_up_params() } else { pool.down_params() };
+    let ExpertBf16Scratch { x: gathered, gate, up, h, groups } = scratch;
+    groups.look_up(gpu, first, routing)?;
+    gather_rows(gpu, x, routing.sorted_tokens(), gathered)?;
+    groups.multiply(gpu, pool, &parts.gate, routing, gathered, gate)?;
+    groups.multiply(gpu, pool, &parts.up, routing, gathered, up)?;
+    swiglu(gpu, gate, up, h)?;
+    if pool.awaits_down() {
+        pool.await_down()?;
+        groups.look_up(gpu, pool.down_params(), routing)?;
+    }
+    groups.multiply(gpu, pool, &parts.down, routing, h, pairs)
+}
 
-    let ExpertBf16Scratch { x, gate, up, h, slots, places, decoded, batch } = scratch;
-    let mut product = |matrix: &Placed, x: &CudaTensor, out: &mut CudaTensor| -> Result<()> {
+impl Groups {
+    /// Looks up where experts with rows are.
+    fn look_up(&mut self, gpu: &Gpu, experts: ExpertSlots, routing: &CudaRouting) -> Result<()> {
+        let params = GroupSlotsParams {
+            experts,
+            offsets: routing.offsets().address(),
+            slots: self.slots.all_mut().address(),
+            places: self.places.all_mut().address(),
+            batch: self.batch as u32,
+            reserved: 0,
+        };
+        // SAFETY: table, offsets and both lists have an entry for each of the pool's experts (the offsets one more), as has been
+        // checked; the kernel compares slots with the number of generations there are.
+        unsafe {
+            gpu.launch(
+                GROUP_SLOTS,
+                Launch::linear(params.experts.experts.div_ceil(THREADS), THREADS),
+                &params,
+            )
+        }
+    }
+
+    /// out\[p\] = matrix · x\[p\] for every sorted pair p, the matrix that of the pair's expert.
+    fn multiply(
+        &mut self,
+        gpu: &Gpu,
+        pool: LayerSlots<'_>,
+        matrix: &Placed,
+        routing: &CudaRouting,
+        x: &CudaTensor,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
         let stored = weights(pool, matrix);
-        for Range { start, end } in batches(pool.experts(), *batch).filter(|batch| pool.names_any(batch)) {
-            let slots = slots.slice(start..end);
+        let batch = self.batch;
+        for Range { start, end } in batches(pool.experts(), batch).filter(|batch| pool.names_any(batch)) {
+            let slots = self.slots.slice(start..end);
             let offsets = routing.offsets().part(start..end + 1);
             if pool.format() == Format::Bf16 {
                 grouped_bf16(gpu, x, &stored, slots, offsets, out)?;
                 continue;
             }
             // One matrix of many experts, not all three of a few: a product has the more tiles to share out.
-            slots_to_bf16(gpu, &stored, slots, &mut decoded.all_mut())?;
+            slots_to_bf16(gpu, &stored, slots, &mut self.decoded.all_mut())?;
             let layout = dequantised_layout(matrix.layout);
             let pitch = layout.weight_bytes();
-            let dense = GroupedWeights::new(decoded.all(), layout, 0, 0, *batch, pitch);
-            grouped_bf16(gpu, x, &dense, places.slice(start..end), offsets, out)?;
+            let dense = GroupedWeights::new(self.decoded.all(), layout, 0, 0, batch, pitch);
+            grouped_bf16(gpu, x, &dense, self.places.slice(start..end), offsets, out)?;
         }
         Ok(())
-    };
-    product(&parts.gate, x, gate)?;
-    product(&parts.up, x, up)?;
-    swiglu(gpu, gate, up, h)?;
-    product(&parts.down, h, pairs)
+    }
 }
 
 /// 0 .. experts in runs of `batch`.
@@ -188,26 +233,4 @@ fn weights<'a>(pool: LayerSlots<'a>, matrix: &Placed) -> GroupedWeights<'a> {
         pool.count(),
         pool.pitch(),
     )
-}
-
-/// Looks up where experts with rows are.
-fn group_slots(
-    gpu: &Gpu,
-    pool: LayerSlots<'_>,
-    routing: &CudaRouting,
-    scratch: &mut ExpertBf16Scratch,
-) -> Result<()> {
-    let params = GroupSlotsParams {
-        experts: pool.params(),
-        offsets: routing.offsets().address(),
-        slots: scratch.slots.all_mut().address(),
-        places: scratch.places.all_mut().address(),
-        batch: scratch.batch as u32,
-        reserved: 0,
-    };
-    // SAFETY: table, offsets and both lists have an entry for each of the pool's experts (the offsets one more), as has been
-    // checked; the kernel compares slots with the number of generations there are.
-    unsafe {
-        gpu.launch(GROUP_SLOTS, Launch::linear(params.experts.experts.div_ceil(THREADS), THREADS), &params)
-    }
 }

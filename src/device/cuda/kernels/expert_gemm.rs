@@ -124,7 +124,7 @@ pub fn experts_fp8(
     scratch: &mut ExpertScratch,
     pairs: &mut CudaTensor,
 ) -> Result<()> {
-    let slots = pool.params();
+    let slots = pool.gate_up_params();
     let (gate, down) = (slots.gate, slots.down);
     assert_eq!(pool.format(), Format::Fp8Block);
     assert_eq!(pool.experts(), routing.experts(), "experts of pool and routing");
@@ -155,12 +155,13 @@ pub fn experts_fp8(
     // SAFETY: pool, table and offsets are whole; the offsets end at the number of pairs, so rows up to there are read and
     // written, which exist in `x` and in `h`.
     unsafe { launch(gpu, GATED, row_tiles, &gated)? };
+    pool.await_down()?;
     let linear = ExpertGemmParams {
         offsets: routing.offsets().address(),
         out: pairs.address(),
         out_stride: pairs.stride() as u32,
         out_type: ActivationType::ACTIVATION_BF16,
-        ..params(h, slots, down, 2)?
+        ..params(h, pool.down_params(), down, 2)?
     };
     // SAFETY: as above, of `h` and `pairs`.
     unsafe { launch(gpu, LINEAR, row_tiles, &linear) }

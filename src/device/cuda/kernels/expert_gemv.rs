@@ -73,8 +73,8 @@ pub fn experts(
     if routing.pairs() == 0 {
         return Ok(());
     }
-    let params = ExpertGemvParams {
-        experts: pool.params(),
+    let gate_up_params = ExpertGemvParams {
+        experts: pool.gate_up_params(),
         x: x.address(),
         sorted_tokens: routing.sorted_tokens().address(),
         offsets: routing.offsets().address(),
@@ -98,8 +98,14 @@ pub fn experts(
     // SAFETY: the kernel reads x at the routed tokens, the routing and the pool's slots, and writes the pairs' rows of the
     // scratch, for which there is room, and the stale word.
     unsafe {
-        gpu.launch(Kernel::new(&EXPERT_GEMV, gate_up_name), launch(gate.rows.div_ceil(GATE_ROWS)), &params)?;
+        gpu.launch(
+            Kernel::new(&EXPERT_GEMV, gate_up_name),
+            launch(gate.rows.div_ceil(GATE_ROWS)),
+            &gate_up_params,
+        )?;
     }
+    pool.await_down()?;
+    let params = ExpertGemvParams { experts: pool.down_params(), ..gate_up_params };
     // SAFETY: as above; it reads the scratch and writes the rows of `pairs` in use.
     unsafe { gpu.launch(Kernel::new(&EXPERT_GEMV, down_name), launch(down.rows.div_ceil(ROWS)), &params) }
 }
