@@ -70,6 +70,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch_second(at: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
+    }
+
+    #[inline(always)]
     unsafe fn fp8(from: *const u8) -> [__m256; 4] {
         // SAFETY: the instruction set is there and 32 codes are readable, as the trait's caller says.
         unsafe {

@@ -175,6 +175,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn sum(value: Self::F) -> f32;
     /// Has a cache line brought near. Any address will do.
     unsafe fn prefetch(at: *const u8);
+    /// The same, not nearer than the second-level cache.
+    unsafe fn prefetch_second(at: *const u8);
 
     /// Decodes 4·LANES e4m3 codes, divided by [`Simd::FP8_FACTOR`]; element i of the registers in order is column
     /// [`Simd::fp8_column`] of them. NaN codes give NaN.
@@ -224,7 +226,12 @@ pub(crate) struct TileCall {
     /// [TILE_ROWS, 2·LANES] with rows `out_stride` apart; only LANES columns unless wide.
     pub out: *mut f32,
     pub out_stride: usize,
+    /// What will be needed next: a cache line of it is asked for with every [`STEPS_A_LINE`] steps of depth. Any address will do.
+    pub ahead: *const u8,
 }
+
+/// See [`TileCall::ahead`].
+pub(crate) const STEPS_A_LINE: usize = 8;
 
 /// [`Simd::tile`] with `R` rows and `C` registers of columns, all sums in registers.
 ///
@@ -236,18 +243,21 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(call: TileCall) {
     unsafe {
         let mut sums = [[S::splat(0.0); C]; R];
         let mut x = call.x;
-        for k in 0..call.depth {
-            let mut columns = [S::splat(0.0); C];
-            for (c, column) in columns.iter_mut().enumerate() {
-                *column = S::load(x.add(c * S::LANES));
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let w = S::splat(*call.w.add(r * call.w_stride + k));
-                for c in 0..C {
-                    sums[c] = S::mul_add(w, columns[c], sums[c]);
+        for steps in (0..call.depth).step_by(STEPS_A_LINE) {
+            S::prefetch_second(call.ahead.wrapping_add(64 / STEPS_A_LINE * steps));
+            for k in steps..call.depth.min(steps + STEPS_A_LINE) {
+                let mut columns = [S::splat(0.0); C];
+                for (c, column) in columns.iter_mut().enumerate() {
+                    *column = S::load(x.add(c * S::LANES));
                 }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let w = S::splat(*call.w.add(r * call.w_stride + k));
+                    for c in 0..C {
+                        sums[c] = S::mul_add(w, columns[c], sums[c]);
+                    }
+                }
+                x = x.add(2 * S::LANES);
             }
-            x = x.add(2 * S::LANES);
         }
         for (r, sums) in sums.iter().enumerate() {
             for (c, &sum) in sums.iter().enumerate() {
@@ -281,6 +291,12 @@ pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
     let value = p * power(half) * power(rest);
     let value = if x < -87.3 { 0.0 } else { value };
     if x > 88.8 { f32::INFINITY } else { value }
+}
+
+/// x·sigmoid(x).
+#[inline(always)]
+pub(crate) fn silu<S: Simd>(x: f32) -> f32 {
+    x / (1.0 + exp::<S>(-x))
 }
 
 /// x = e^(x − max) of all.

@@ -68,6 +68,9 @@ impl Simd for Portable {
     unsafe fn prefetch(_: *const u8) {}
 
     #[inline(always)]
+    unsafe fn prefetch_second(_: *const u8) {}
+
+    #[inline(always)]
     unsafe fn fp8(from: *const u8) -> [[f32; LANES]; 4] {
         // SAFETY: the caller says that 4·LANES codes are readable there.
         let codes = unsafe { from.cast::<[[u8; LANES]; 4]>().read_unaligned() };

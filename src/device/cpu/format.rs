@@ -64,8 +64,24 @@ pub(super) trait Weights<S: Simd> {
         unsafe { S::splat(1.0) }
     }
 
+    /// Registers that [`Weights::part`] decodes.
+    const PART: usize;
+
+    /// Decodes a part of a span into its registers, before the scale.
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]);
+
     /// A span decoded, before its scale.
-    unsafe fn decode(weights: *const u8) -> [S::F; 8];
+    #[inline(always)]
+    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut values = [S::splat(0.0); 8];
+            for part in 0..8 / Self::PART {
+                Self::part(weights, part, &mut values);
+            }
+            values
+        }
+    }
 
     /// Prepares a span of one token; `x` may be short at the end of a row.
     #[inline(always)]
@@ -92,16 +108,21 @@ pub(super) trait Weights<S: Simd> {
     ) {
         // SAFETY: the caller's; a prepared span has 8·LANES floats.
         unsafe {
-            let w = Self::decode(weights);
-            for (t, sum) in sums.iter_mut().enumerate() {
-                let x = x.add(t * stride);
-                // Two chains of additions, so that a single token does not wait for each.
-                let mut even = S::mul(w[0], S::load(x));
-                let mut odd = S::mul(w[1], S::load(x.add(S::LANES)));
-                for i in 1..4 {
-                    even = S::mul_add(w[2 * i], S::load(x.add(2 * i * S::LANES)), even);
-                    odd = S::mul_add(w[2 * i + 1], S::load(x.add((2 * i + 1) * S::LANES)), odd);
+            let mut values = [S::splat(0.0); 8];
+            // Two chains of additions, so that a single token does not wait for each.
+            let mut chains = [[S::splat(0.0); 2]; T];
+            for part in 0..8 / Self::PART {
+                ask_ahead::<S>(weights, part * Self::PART * Self::BYTES / 8, Self::PART * Self::BYTES / 8);
+                Self::part(weights, part, &mut values);
+                for (t, chains) in chains.iter_mut().enumerate() {
+                    for i in part * Self::PART..(part + 1) * Self::PART {
+                        let x = S::load(x.add(t * stride + i * S::LANES));
+                        let chain = &mut chains[i % 2];
+                        *chain = if i < 2 { S::mul(values[i], x) } else { S::mul_add(values[i], x, *chain) };
+                    }
                 }
+            }
+            for (sum, [even, odd]) in sums.iter_mut().zip(chains) {
                 let both = S::add(even, odd);
                 *sum =
                     if Self::SCALE_BYTES == 0 { S::add(*sum, both) } else { S::mul_add(both, scale, *sum) };
@@ -110,22 +131,19 @@ pub(super) trait Weights<S: Simd> {
     }
 }
 
-/// Bytes that weights are prefetched ahead: about what arrives in a memory access's time. One line at a time between the
-/// arithmetic: several at once wait for each other, which halves the rate.
+/// Bytes that weights are prefetched ahead: about what arrives in a memory access's time.
 const AHEAD: usize = 4096;
 
-/// The weights at `at` bytes of a span; what lies [`AHEAD`] of them is asked for.
+/// Prefetches what lies [`AHEAD`] of `len` bytes at `at` of a span. One line at a time between the arithmetic: several at
+/// once wait for each other, which costs a third of the rate.
 ///
 /// # Safety
-/// As [`Weights`]; `at` lies in the span.
+/// Inside a kernel for `S`.
 #[inline(always)]
-unsafe fn step<S: Simd>(weights: *const u8, at: usize) -> *const u8 {
-    // SAFETY: the caller's; a prefetch may go anywhere.
-    unsafe {
-        if at.is_multiple_of(64) {
-            S::prefetch(weights.wrapping_add(at + AHEAD));
-        }
-        weights.add(at)
+unsafe fn ask_ahead<S: Simd>(weights: *const u8, at: usize, len: usize) {
+    for line in (at.next_multiple_of(64)..at + len).step_by(64) {
+        // SAFETY: the caller's; a prefetch may go anywhere.
+        unsafe { S::prefetch(weights.wrapping_add(line + AHEAD)) }
     }
 }
 
@@ -137,6 +155,7 @@ pub(super) struct F32;
 
 impl<S: Simd> Weights<S> for Fp8 {
     const BYTES: usize = 8 * S::LANES;
+    const PART: usize = 4;
     const SCALE_BYTES: usize = 4;
 
     fn column(i: usize) -> usize {
@@ -156,18 +175,15 @@ impl<S: Simd> Weights<S> for Fp8 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
-        // SAFETY: the caller's: 8·LANES codes are readable.
-        unsafe {
-            let [a, b, c, d] = S::fp8(step::<S>(weights, 0));
-            let [e, f, g, h] = S::fp8(step::<S>(weights, 4 * S::LANES));
-            [a, b, c, d, e, f, g, h]
-        }
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]) {
+        // SAFETY: the caller's: 4·LANES codes are readable there.
+        unsafe { values[4 * part..][..4].copy_from_slice(&S::fp8(weights.add(4 * S::LANES * part))) }
     }
 }
 
 impl<S: Simd> Weights<S> for Bf16 {
     const BYTES: usize = 16 * S::LANES;
+    const PART: usize = 2;
     const SCALE_BYTES: usize = 0;
 
     fn column(i: usize) -> usize {
@@ -176,21 +192,15 @@ impl<S: Simd> Weights<S> for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
-        // SAFETY: the caller's: 8·LANES values are readable.
-        unsafe {
-            let bytes = 4 * S::LANES;
-            let [a, b] = S::bf16(step::<S>(weights, 0));
-            let [c, d] = S::bf16(step::<S>(weights, bytes));
-            let [e, f] = S::bf16(step::<S>(weights, 2 * bytes));
-            let [g, h] = S::bf16(step::<S>(weights, 3 * bytes));
-            [a, b, c, d, e, f, g, h]
-        }
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]) {
+        // SAFETY: the caller's: 2·LANES values are readable there.
+        unsafe { values[2 * part..][..2].copy_from_slice(&S::bf16(weights.add(4 * S::LANES * part))) }
     }
 }
 
 impl<S: Simd> Weights<S> for F16 {
     const BYTES: usize = 16 * S::LANES;
+    const PART: usize = 1;
     const SCALE_BYTES: usize = 0;
 
     fn column(i: usize) -> usize {
@@ -198,20 +208,15 @@ impl<S: Simd> Weights<S> for F16 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
-        // SAFETY: the caller's: 8·LANES values are readable.
-        unsafe {
-            let mut values = [S::splat(0.0); 8];
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = S::f16(step::<S>(weights, 2 * S::LANES * i));
-            }
-            values
-        }
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]) {
+        // SAFETY: the caller's: LANES values are readable there.
+        unsafe { values[part] = S::f16(weights.add(2 * S::LANES * part)) }
     }
 }
 
 impl<S: Simd> Weights<S> for F32 {
     const BYTES: usize = 32 * S::LANES;
+    const PART: usize = 1;
     const SCALE_BYTES: usize = 0;
 
     fn column(i: usize) -> usize {
@@ -219,16 +224,10 @@ impl<S: Simd> Weights<S> for F32 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
-        // SAFETY: the caller's: 8·LANES values are readable. Checkpoints are little-endian, as is every target with f32
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]) {
+        // SAFETY: the caller's: LANES values are readable there. Checkpoints are little-endian, as is every target with f32
         // weights worth the name.
-        unsafe {
-            let mut values = [S::splat(0.0); 8];
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = S::load(step::<S>(weights, 4 * S::LANES * i).cast());
-            }
-            values
-        }
+        unsafe { values[part] = S::load(weights.add(4 * S::LANES * part).cast()) }
     }
 }
 
@@ -244,6 +243,7 @@ const INT4_REGISTERS: usize = 6;
 
 impl<S: Simd> Weights<S> for Int4 {
     const BYTES: usize = 4 * S::LANES;
+    const PART: usize = 8;
     const SCALE_BYTES: usize = S::LANES / 4 * 2;
     const PREPARED: usize = INT4_REGISTERS * S::LANES;
 
@@ -263,9 +263,9 @@ impl<S: Simd> Weights<S> for Int4 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
+    unsafe fn part(weights: *const u8, _: usize, values: &mut [S::F; 8]) {
         // SAFETY: the caller's: LANES words are readable.
-        unsafe { S::int4(step::<S>(weights, 0)) }
+        unsafe { *values = S::int4(weights) }
     }
 
     #[inline(always)]
@@ -314,7 +314,7 @@ impl<S: Simd> Weights<S> for Int4 {
     ) {
         // SAFETY: the caller's; a prepared span has six registers.
         unsafe {
-            let weights = step::<S>(weights, 0);
+            ask_ahead::<S>(weights, 0, <Self as Weights<S>>::BYTES);
             for (t, sum) in sums.iter_mut().enumerate() {
                 let x = x.add(t * stride);
                 let part = |i: usize| x.add(i * S::LANES);

@@ -8,13 +8,16 @@
 use super::format::{Lines, RowBytes, Weights, with_weights};
 use super::rows::Output;
 use crate::quant::{MatrixLayout, MatrixView};
-use crate::simd::{Kernel, Simd, TileCall};
+use crate::simd::{Kernel, STEPS_A_LINE, Simd, TileCall, silu};
 
 /// Columns of a tile: a panel's part, 256·32 floats, is 32 KiB.
 const DEPTH: usize = 256;
 
-/// Rows of a tile: a multiple of every set's `TILE_ROWS`.
-pub(super) const TILE_ROWS: usize = 96;
+/// Rows of a tile: a multiple of [`ROWS_AT_ONCE`]. More rows bring activations from memory less often.
+pub(super) const TILE_ROWS: usize = 144;
+
+/// A multiple of every set's `TILE_ROWS`.
+pub(super) const ROWS_AT_ONCE: usize = 12;
 
 /// Activations packed for [`Tiles`]: [panels, columns in a format's order, 2·LANES tokens].
 #[derive(Debug, Clone, Copy)]
@@ -132,14 +135,15 @@ impl Kernel for Tiles<'_, '_> {
                 Some(with_weights!(w.layout().format, block::<S, W>(call)))
             }
         };
+        if let Some(up) = up {
+            for (gate, up) in sums.iter_mut().zip(&*up) {
+                *gate = silu::<S>(*gate) * up;
+            }
+        }
         for (r, row) in rows.enumerate() {
             for t in 0..x.tokens {
-                let mut value = sums[r * stride + t];
-                if let Some(up) = &up {
-                    value = super::silu(value) * up[r * stride + t];
-                }
                 // SAFETY: this row is this task's.
-                unsafe { out.put(t, row, value) }
+                unsafe { out.put(t, row, sums[r * stride + t]) }
             }
         }
     }
@@ -155,7 +159,7 @@ struct Block<'a, 'm> {
 
 /// The products of a block of rows, [rows of the tile, tokens padded to whole panels].
 #[inline(always)]
-fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
+fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m mut [f32] {
     let Block { w, x, rows, tile, sums } = call;
     let layout = w.layout();
     let width = 2 * S::LANES;
@@ -177,7 +181,16 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
         }
         for panel in 0..panels {
             let wide = x.tokens - panel * width > S::LANES;
-            for r in (0..padded).step_by(S::TILE_ROWS) {
+            let part = &x.values[(panel * all + from) * width..][..depth * width];
+            // The rows of the tile share the lines of the panel that is next.
+            let next = if panel + 1 < panels { (panel + 1) * all + from } else { from + depth };
+            for (i, r) in (0..padded).step_by(S::TILE_ROWS).enumerate() {
+                let line = i * (depth / STEPS_A_LINE) * 16;
+                let ahead = if line < part.len() {
+                    x.values.as_ptr().wrapping_add(next * width + line)
+                } else {
+                    part.as_ptr()
+                };
                 // SAFETY: called inside a kernel for `S`; the tile has `padded` rows of DEPTH, the panel `depth` rows from
                 // `from` on, the sums `padded` rows of all panels, as asserted and taken above.
                 unsafe {
@@ -185,10 +198,11 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
                         TileCall {
                             w: tile.as_ptr().add(r * DEPTH),
                             w_stride: DEPTH,
-                            x: x.values.as_ptr().add((panel * all + from) * width),
+                            x: part.as_ptr(),
                             depth,
                             out: sums.as_mut_ptr().add(r * panels * width + panel * width),
                             out_stride: panels * width,
+                            ahead: ahead.cast(),
                         },
                         wide,
                     );

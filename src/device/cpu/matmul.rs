@@ -58,9 +58,9 @@ impl Cut {
     pub(super) fn new(layout: &MatrixLayout, tokens: usize, threads: usize) -> Cut {
         let rows = layout.rows;
         if tokens > FEW {
-            // Several tasks a thread, so that all end at about the same time; a tile's rows at most.
-            let each = rows.div_ceil(threads * 4).next_multiple_of(24).min(gemm::TILE_ROWS);
-            return Cut { rows, each };
+            // Several tasks a thread, the same number for each, so that all end at about the same time; a tile's rows at most.
+            let tasks = rows.div_ceil(gemm::TILE_ROWS).max(threads * 4).next_multiple_of(threads);
+            return Cut { rows, each: rows.div_ceil(tasks).next_multiple_of(gemm::ROWS_AT_ONCE) };
         }
         if layout.weight_bytes() < PARALLEL_FROM {
             return Cut { rows, each: rows };

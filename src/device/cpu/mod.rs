@@ -108,12 +108,6 @@ thread_local! {
     static ATTENTION: RefCell<attention::Memory> = RefCell::default();
 }
 
-/// x·sigmoid(x).
-#[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
-}
-
 /// x / √(mean(x²) + eps) ⊙ weight.
 fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let mean = x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32;

@@ -5,7 +5,7 @@
 
 use super::format::{Prepared, RowBytes, Weights, with_weights};
 use crate::quant::MatrixView;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, silu};
 
 /// Where results go: out[t, r] at `t · stride + r`.
 #[derive(Clone, Copy)]
@@ -107,7 +107,7 @@ impl Kernel for GatedRows<'_> {
                 for (row, (gate, up)) in rows.clone().zip(gate.iter().zip(&up)) {
                     for (t, (g, u)) in gate[..n].iter().zip(up).enumerate() {
                         // SAFETY: this row is this task's.
-                        unsafe { self.out.put(first + t, row, super::silu(*g) * u) }
+                        unsafe { self.out.put(first + t, row, silu::<S>(*g) * u) }
                     }
                 }
             }
@@ -116,7 +116,7 @@ impl Kernel for GatedRows<'_> {
 }
 
 /// Rows of one matrix before those of the other: long runs of addresses.
-const BLOCK: usize = 16;
+const BLOCK: usize = 64;
 
 /// The largest [`Simd::TOKENS`].
 const MOST_TOKENS: usize = 8;
