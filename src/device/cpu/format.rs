@@ -232,7 +232,7 @@ impl<S: Simd> Weights<S> for F32 {
 }
 
 /// Columns of the widest span.
-const LARGEST_SPAN: usize = 128;
+pub(super) const LARGEST_SPAN: usize = 128;
 
 /// The largest magnitude of fixed-point activations: its bytes are at most ±127.
 const FIXED: f32 = 32_512.0;

@@ -5,7 +5,7 @@
 //! part stays in the first. So a weight is decoded once whatever the number of tokens, and a multiply-add waits for memory
 //! only at a tile's edges. Columns are taken in the order in which a span decodes ([`Weights::column`]), on both sides.
 
-use super::format::{Lines, RowBytes, Weights, with_weights};
+use super::format::{LARGEST_SPAN, Lines, RowBytes, Weights, with_weights};
 use super::rows::Output;
 use crate::quant::{MatrixLayout, MatrixView};
 use crate::simd::{Kernel, STEPS_A_LINE, Simd, TileCall, silu};
@@ -65,26 +65,37 @@ impl Kernel for Pack<'_> {
     }
 }
 
+/// The most lanes of any set.
+const MOST_LANES: usize = 16;
+
 #[inline(always)]
 fn pack<S: Simd, W: Weights<S>>(call: Pack<'_>) {
     let (cols, width) = (call.layout.cols, 2 * S::LANES);
     let depth = cols.next_multiple_of(W::SPAN);
-    let first = call.panel * width;
+    let mut order = [0; LARGEST_SPAN];
+    for (i, column) in order[..W::SPAN].iter_mut().enumerate() {
+        *column = W::column(i);
+    }
     for span in 0..depth / W::SPAN {
-        let at = (call.panel * depth + span * W::SPAN) * width;
-        for lane in 0..width {
-            let token = first + lane;
-            let row = if token < call.tokens {
-                let row = call.rows.map_or(token, |rows| rows[token] as usize);
-                &call.x[row * cols..][..cols]
-            } else {
-                &[]
-            };
-            let part = row.get(span * W::SPAN..).unwrap_or(&[]);
-            for i in 0..W::SPAN {
-                let value = part.get(W::column(i)).copied().unwrap_or(0.0);
-                // SAFETY: this panel is this task's, and `PackedSize` has room for it.
-                unsafe { call.into.put(0, at + i * width + lane, value) }
+        for first in (0..width).step_by(S::LANES) {
+            let mut parts = [[0.0; LARGEST_SPAN]; MOST_LANES];
+            for (lane, part) in parts[..S::LANES].iter_mut().enumerate() {
+                let token = call.panel * width + first + lane;
+                // Beyond the last token and the last column there are zeros.
+                if token < call.tokens {
+                    let row = call.rows.map_or(token, |rows| rows[token] as usize);
+                    let from = &call.x[row * cols..][span * W::SPAN..cols.min((span + 1) * W::SPAN)];
+                    part[..from.len()].copy_from_slice(from);
+                }
+            }
+            let at = (call.panel * depth + span * W::SPAN) * width + first;
+            for (i, &column) in order[..W::SPAN].iter().enumerate() {
+                let mut lanes = [0.0; MOST_LANES];
+                for (lane, part) in lanes[..S::LANES].iter_mut().zip(&parts) {
+                    *lane = part[column % LARGEST_SPAN];
+                }
+                // SAFETY: inside a kernel for `S`; this panel is this task's, and `PackedSize` has room for it.
+                unsafe { call.into.put_lanes::<S>(0, at + i * width, S::load(lanes.as_ptr())) }
             }
         }
     }
@@ -124,7 +135,7 @@ impl Kernel for Tiles<'_, '_> {
     fn run<S: Simd>(self) {
         let Tiles { w, x, up, rows, out, scratch } = self;
         let Scratch { tile, sums, up: up_sums } = scratch;
-        let stride = x.tokens.next_multiple_of(2 * S::LANES);
+        let stride = sums_stride(x.panels, 2 * S::LANES);
         let call = Block { w, x, rows: rows.clone(), tile, sums };
         let sums = with_weights!(w.layout().format, block::<S, W>(call));
         // No closure: it would not have the kernel's instructions.
@@ -140,13 +151,19 @@ impl Kernel for Tiles<'_, '_> {
                 *gate = silu::<S>(*gate) * up;
             }
         }
-        for (r, row) in rows.enumerate() {
-            for t in 0..x.tokens {
+        // A token's results lie side by side, those of two tokens in different pages.
+        for t in 0..x.tokens {
+            for (r, row) in rows.clone().enumerate() {
                 // SAFETY: this row is this task's.
                 unsafe { out.put(t, row, sums[r * stride + t]) }
             }
         }
     }
+}
+
+/// Floats from one row of sums to the next: whole panels of tokens, and a cache line so that rows do not share a set.
+fn sums_stride(panels: usize, width: usize) -> usize {
+    panels * width + 16
 }
 
 struct Block<'a, 'm> {
@@ -157,7 +174,7 @@ struct Block<'a, 'm> {
     sums: &'m mut Lines,
 }
 
-/// The products of a block of rows, [rows of the tile, tokens padded to whole panels].
+/// The products of a block of rows, [rows of the tile, [`sums_stride`]].
 #[inline(always)]
 fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m mut [f32] {
     let Block { w, x, rows, tile, sums } = call;
@@ -171,7 +188,8 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m mut [f32] {
     );
     let padded = rows.len().next_multiple_of(S::TILE_ROWS);
     let tile = tile.take(TILE_ROWS * DEPTH);
-    let sums = sums.take(padded * panels * width);
+    let stride = sums_stride(panels, width);
+    let sums = sums.take(padded * stride);
     sums.fill(0.0);
     tile[rows.len() * DEPTH..padded * DEPTH].fill(0.0);
     for from in (0..all).step_by(DEPTH) {
@@ -200,8 +218,8 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m mut [f32] {
                             w_stride: DEPTH,
                             x: part.as_ptr(),
                             depth,
-                            out: sums.as_mut_ptr().add(r * panels * width + panel * width),
-                            out_stride: panels * width,
+                            out: sums.as_mut_ptr().add(r * stride + panel * width),
+                            out_stride: stride,
                             ahead: ahead.cast(),
                         },
                         wide,

@@ -49,6 +49,16 @@ impl Output {
         unsafe { *self.at(token, row) = value }
     }
 
+    /// The elements of a register's rows from `row` on.
+    ///
+    /// # Safety
+    /// As [`Output::put`], for each of them; inside a kernel for `S`.
+    #[inline(always)]
+    pub(super) unsafe fn put_lanes<S: Simd>(&self, token: usize, row: usize, values: S::F) {
+        // SAFETY: the caller's: rows lie one after another.
+        unsafe { S::store(self.at(token, row), values) }
+    }
+
     /// # Safety
     /// As [`Output::put`].
     #[inline(always)]
