@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Simd, TileCall, tile};
+use super::{DotsCall, Simd, TileCall, dots, tile};
 use crate::quant::fp8;
 
 /// See the module; `VBMI` says whether the byte permutations of VBMI and the byte products of VNNI are there.
@@ -25,7 +25,7 @@ static BF16_OF_E4M3: [[u8; 128]; 2] = {
 impl<const VBMI: bool> Simd for Avx512<VBMI> {
     const LANES: usize = 16;
     const FMA: bool = true;
-    const TOKENS: usize = 8;
+    const DOT_ROWS: usize = 3;
     const FP8_FACTOR: f32 = if VBMI { 1.0 } else { 256.0 };
     const TILE_ROWS: usize = 12;
     type F = __m512;
@@ -181,6 +181,12 @@ impl<const VBMI: bool> Simd for Avx512<VBMI> {
     unsafe fn join(high: __m512i, low: __m512i) -> __m512 {
         // SAFETY: as in `splat`.
         unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 8), low)) }
+    }
+
+    #[inline(always)]
+    unsafe fn dots(call: DotsCall<__m512>) {
+        // SAFETY: the caller's.
+        unsafe { dots::<Self, 3, 8>(call) }
     }
 
     #[inline(always)]

@@ -157,8 +157,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Whether a fused multiply-add is one instruction.
     const FMA: bool;
-    /// Tokens whose running sums stay in registers beside decoded weights.
-    const TOKENS: usize;
     /// [`Simd::fp8`] gives values divided by this.
     const FP8_FACTOR: f32;
     /// A register of f32.
@@ -208,10 +206,85 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// high·256 + low as f32.
     unsafe fn join(high: Self::I, low: Self::I) -> Self::F;
 
+    /// Rows of [`Simd::dots`].
+    const DOT_ROWS: usize;
+    /// sums[r][t] += w[r]·x[t] lane by lane, over DOT_ROWS rows and the tokens there are.
+    unsafe fn dots(call: DotsCall<Self::F>);
+
     /// Rows of [`Simd::tile`].
     const TILE_ROWS: usize;
     /// out[r, c] += Σ_k w[r, k]·x[k, c] over TILE_ROWS rows and 2·LANES columns, or LANES unless `wide`.
     unsafe fn tile(call: TileCall, wide: bool);
+}
+
+/// Arguments of [`Simd::dots`].
+#[derive(Clone, Copy)]
+pub(crate) struct DotsCall<F> {
+    /// [DOT_ROWS, depth] with rows `w_stride` apart.
+    pub w: *const f32,
+    pub w_stride: usize,
+    /// [tokens, depth] with tokens `x_stride` apart.
+    pub x: *const f32,
+    pub x_stride: usize,
+    /// A multiple of LANES.
+    pub depth: usize,
+    pub tokens: usize,
+    /// [DOT_ROWS, tokens] registers with rows `sums_stride` apart.
+    pub sums: *mut F,
+    pub sums_stride: usize,
+}
+
+/// [`Simd::dots`] with `R` rows and up to `T` tokens at a time, all sums in registers.
+///
+/// # Safety
+/// As [`Simd`]; the pointers are good for what [`DotsCall`] says.
+#[inline(always)]
+unsafe fn dots<S: Simd, const R: usize, const T: usize>(call: DotsCall<S::F>) {
+    // SAFETY: the caller vouches for the pointers and the instruction set.
+    unsafe {
+        let mut done = 0;
+        while done < call.tokens {
+            let x = call.x.add(done * call.x_stride);
+            let rest = DotsCall { x, sums: call.sums.add(done), ..call };
+            done += match call.tokens - done {
+                left if left >= T => some_dots::<S, R, T>(rest),
+                4.. => some_dots::<S, R, 4>(rest),
+                2.. => some_dots::<S, R, 2>(rest),
+                _ => some_dots::<S, R, 1>(rest),
+            };
+        }
+    }
+}
+
+/// [`dots`] of exactly `T` tokens; returns `T`.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn some_dots<S: Simd, const R: usize, const T: usize>(call: DotsCall<S::F>) -> usize {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = [[S::splat(0.0); T]; R];
+        for k in (0..call.depth).step_by(S::LANES) {
+            let mut rows = [S::splat(0.0); R];
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = S::load(call.w.add(r * call.w_stride + k));
+            }
+            for t in 0..T {
+                let x = S::load(call.x.add(t * call.x_stride + k));
+                for r in 0..R {
+                    sums[r][t] = S::mul_add(rows[r], x, sums[r][t]);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (t, &sum) in sums.iter().enumerate() {
+                let to = call.sums.add(r * call.sums_stride + t);
+                *to = S::add(*to, sum);
+            }
+        }
+    }
+    T
 }
 
 /// Arguments of [`Simd::tile`].

@@ -4,7 +4,7 @@
 //! order is cheapest; activations are put into that order once a call ([`Prepared`]), where it costs a row's worth of work
 //! instead of a matrix's. Beyond the last column both sides are zero.
 //!
-//! INT4 is multiplied as integers: in a span, activations are 16-bit fixed point relative to its largest magnitude (an error of
+//! INT4 meets a single token as integers: in a span, activations are 16-bit fixed point relative to its largest magnitude (an error of
 //! 2^-17 of that at most, between bfloat16 and f32), in two signed bytes each, which byte products take as they are. All
 //! others are multiplied in f32.
 
@@ -83,50 +83,45 @@ pub(super) trait Weights<S: Simd> {
         }
     }
 
-    /// Prepares a span of one token; `x` may be short at the end of a row.
+    /// Prepares a span of a single token; `x` may be short at the end of a row.
     #[inline(always)]
     fn prepare(x: &[f32], out: &mut [f32]) {
-        if x.len() == Self::SPAN {
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = x[Self::column(i)];
-            }
-        } else {
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = x.get(Self::column(i)).copied().unwrap_or(0.0);
-            }
-        }
+        in_order::<S, Self>(x, out);
     }
 
-    /// sums[t] += scale · (span · x[t]) lane by lane, x[t] `stride` floats apart.
+    /// sum += scale · (span · x) lane by lane; `x` as [`Weights::prepare`] leaves it.
     #[inline(always)]
-    unsafe fn multiply<const T: usize>(
-        weights: *const u8,
-        scale: S::F,
-        x: *const f32,
-        stride: usize,
-        sums: &mut [S::F; T],
-    ) {
+    unsafe fn multiply(weights: *const u8, scale: S::F, x: *const f32, sum: &mut S::F) {
         // SAFETY: the caller's; a prepared span has 8·LANES floats.
         unsafe {
             let mut values = [S::splat(0.0); 8];
-            // Two chains of additions, so that a single token does not wait for each.
-            let mut chains = [[S::splat(0.0); 2]; T];
+            // Two chains of additions, so that one does not wait for the other.
+            let mut chains = [S::splat(0.0); 2];
             for part in 0..8 / Self::PART {
                 ask_ahead::<S>(weights, part * Self::PART * Self::BYTES / 8, Self::PART * Self::BYTES / 8);
                 Self::part(weights, part, &mut values);
-                for (t, chains) in chains.iter_mut().enumerate() {
-                    for i in part * Self::PART..(part + 1) * Self::PART {
-                        let x = S::load(x.add(t * stride + i * S::LANES));
-                        let chain = &mut chains[i % 2];
-                        *chain = if i < 2 { S::mul(values[i], x) } else { S::mul_add(values[i], x, *chain) };
-                    }
+                for i in part * Self::PART..(part + 1) * Self::PART {
+                    let x = S::load(x.add(i * S::LANES));
+                    let chain = &mut chains[i % 2];
+                    *chain = if i < 2 { S::mul(values[i], x) } else { S::mul_add(values[i], x, *chain) };
                 }
             }
-            for (sum, [even, odd]) in sums.iter_mut().zip(chains) {
-                let both = S::add(even, odd);
-                *sum =
-                    if Self::SCALE_BYTES == 0 { S::add(*sum, both) } else { S::mul_add(both, scale, *sum) };
-            }
+            let both = S::add(chains[0], chains[1]);
+            *sum = if Self::SCALE_BYTES == 0 { S::add(*sum, both) } else { S::mul_add(both, scale, *sum) };
+        }
+    }
+}
+
+/// A span of activations in the order in which weights decode; zeros beyond a short one.
+#[inline(always)]
+fn in_order<S: Simd, W: Weights<S> + ?Sized>(x: &[f32], out: &mut [f32]) {
+    if x.len() == W::SPAN {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = x[W::column(i)];
+        }
+    } else {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = x.get(W::column(i)).copied().unwrap_or(0.0);
         }
     }
 }
@@ -305,28 +300,19 @@ impl<S: Simd> Weights<S> for Int4 {
     }
 
     #[inline(always)]
-    unsafe fn multiply<const T: usize>(
-        weights: *const u8,
-        scale: S::F,
-        x: *const f32,
-        stride: usize,
-        sums: &mut [S::F; T],
-    ) {
+    unsafe fn multiply(weights: *const u8, scale: S::F, x: *const f32, sum: &mut S::F) {
         // SAFETY: the caller's; a prepared span has six registers.
         unsafe {
             ask_ahead::<S>(weights, 0, <Self as Weights<S>>::BYTES);
-            for (t, sum) in sums.iter_mut().enumerate() {
-                let x = x.add(t * stride);
-                let part = |i: usize| x.add(i * S::LANES);
-                // Nibbles are 0 to 15 and mean 8 less: −8·Σx is where the low sum begins.
-                let zero = S::zero_i32();
-                let high = S::dot_nibbles(weights, false, part(0).cast(), zero);
-                let low = S::dot_nibbles(weights, false, part(1).cast(), S::load_i32(part(4).cast()));
-                let high = S::dot_nibbles(weights, true, part(2).cast(), high);
-                let low = S::dot_nibbles(weights, true, part(3).cast(), low);
-                let unit = S::load(part(5));
-                *sum = S::mul_add(S::join(high, low), S::mul(scale, unit), *sum);
-            }
+            let part = |i: usize| x.add(i * S::LANES);
+            // Nibbles are 0 to 15 and mean 8 less: −8·Σx is where the low sum begins.
+            let zero = S::zero_i32();
+            let high = S::dot_nibbles(weights, false, part(0).cast(), zero);
+            let low = S::dot_nibbles(weights, false, part(1).cast(), S::load_i32(part(4).cast()));
+            let high = S::dot_nibbles(weights, true, part(2).cast(), high);
+            let low = S::dot_nibbles(weights, true, part(3).cast(), low);
+            let unit = S::load(part(5));
+            *sum = S::mul_add(S::join(high, low), S::mul(scale, unit), *sum);
         }
     }
 }
@@ -345,7 +331,8 @@ macro_rules! with_weights {
 }
 pub(super) use with_weights;
 
-/// Activations in the order and form in which rows of a format take them: [tokens, spans].
+/// Activations in the order and form in which rows of a format take them: [tokens, spans]. A single token is as
+/// [`Weights::prepare`] leaves it, several are floats in a span's order.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Prepared<'a> {
     /// All tokens.
@@ -379,11 +366,16 @@ impl<'m> Kernel for Prepare<'_, 'm> {
 fn prepare<'m, S: Simd, W: Weights<S>>(call: Prepare<'_, 'm>) -> Prepared<'m> {
     let cols = call.layout.cols;
     let tokens = call.x.len() / cols;
-    let stride = cols.div_ceil(W::SPAN) * W::PREPARED;
+    let of_span = if tokens == 1 { W::PREPARED } else { W::SPAN };
+    let stride = cols.div_ceil(W::SPAN) * of_span;
     let values = call.into.take(tokens * stride);
     for (x, out) in call.x.chunks_exact(cols).zip(values.chunks_exact_mut(stride.max(1))) {
-        for (x, out) in x.chunks(W::SPAN).zip(out.chunks_exact_mut(W::PREPARED)) {
-            W::prepare(x, out);
+        for (x, out) in x.chunks(W::SPAN).zip(out.chunks_exact_mut(of_span)) {
+            if tokens == 1 {
+                W::prepare(x, out);
+            } else {
+                in_order::<S, W>(x, out);
+            }
         }
     }
     Prepared { values, stride, tokens }
@@ -471,6 +463,32 @@ impl<'a> RowBytes<'a> {
             } else {
                 let (bytes, scales) = self.tail::<S, W>();
                 (W::decode(bytes.as_ptr()), W::scale(scales.as_ptr()))
+            }
+        }
+    }
+
+    /// Where a span's weights lie.
+    #[inline(always)]
+    pub(super) fn address<S: Simd, W: Weights<S>>(&self, span: usize) -> *const u8 {
+        self.weights.as_ptr().wrapping_add(span * W::BYTES)
+    }
+
+    /// A span decoded and scaled, in the format's order.
+    ///
+    /// # Safety
+    /// As [`RowBytes::decode`].
+    ///
+    /// # Panics
+    /// If `out` is shorter than a span.
+    #[inline(always)]
+    pub(super) unsafe fn decode_into<S: Simd, W: Weights<S>>(&self, span: usize, out: &mut [f32]) {
+        assert!(out.len() >= W::SPAN);
+        // SAFETY: the caller's, and `out` has room for eight registers.
+        unsafe {
+            let (values, scale) = self.decode::<S, W>(span);
+            for (k, &value) in values.iter().enumerate() {
+                let value = if W::SCALE_BYTES == 0 { value } else { S::mul(value, scale) };
+                S::store(out.as_mut_ptr().add(k * S::LANES), value);
             }
         }
     }

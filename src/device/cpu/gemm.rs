@@ -195,7 +195,11 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m mut [f32] {
     for from in (0..all).step_by(DEPTH) {
         let depth = DEPTH.min(all - from);
         for (r, row) in rows.clone().enumerate() {
-            decode::<S, W>(w, row, from / W::SPAN, &mut tile[r * DEPTH..][..depth]);
+            let row = RowBytes::of(w, row);
+            for (i, out) in tile[r * DEPTH..][..depth].chunks_exact_mut(W::SPAN).enumerate() {
+                // SAFETY: called inside a kernel for `S`, for spans that have columns of the row.
+                unsafe { row.decode_into::<S, W>(from / W::SPAN + i, out) }
+            }
         }
         for panel in 0..panels {
             let wide = x.tokens - panel * width > S::LANES;
@@ -229,21 +233,4 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m mut [f32] {
         }
     }
     sums
-}
-
-/// Decodes whole spans of a row, scaled, in the format's order.
-#[inline(always)]
-fn decode<S: Simd, W: Weights<S>>(w: MatrixView<'_>, row: usize, first: usize, out: &mut [f32]) {
-    let row = RowBytes::of(w, row);
-    for (i, out) in out.chunks_exact_mut(W::SPAN).enumerate() {
-        // SAFETY: called inside a kernel for `S`, for spans that have columns of the row. A span decodes to as many floats as
-        // `out` has.
-        unsafe {
-            let (values, scale) = row.decode::<S, W>(first + i);
-            for (k, &value) in values.iter().enumerate() {
-                let value = if W::SCALE_BYTES == 0 { value } else { S::mul(value, scale) };
-                S::store(out.as_mut_ptr().add(k * S::LANES), value);
-            }
-        }
-    }
 }

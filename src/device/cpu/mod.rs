@@ -8,6 +8,7 @@ mod cores;
 mod format;
 mod gemm;
 mod matmul;
+mod narrow;
 mod pool;
 mod rows;
 mod together;
