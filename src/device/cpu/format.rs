@@ -367,10 +367,12 @@ fn prepare<'m, S: Simd, W: Weights<S>>(call: Prepare<'_, 'm>) -> Prepared<'m> {
     let cols = call.layout.cols;
     let tokens = call.x.len() / cols;
     let of_span = if tokens == 1 { W::PREPARED } else { W::SPAN };
-    let stride = cols.div_ceil(W::SPAN) * of_span;
+    let of_token = cols.div_ceil(W::SPAN) * of_span;
+    // A line between tokens: at a multiple of a page apart they would share the sets of the first-level cache.
+    let stride = if tokens == 1 { of_token } else { of_token + 16 };
     let values = call.into.take(tokens * stride);
     for (x, out) in call.x.chunks_exact(cols).zip(values.chunks_exact_mut(stride.max(1))) {
-        for (x, out) in x.chunks(W::SPAN).zip(out.chunks_exact_mut(of_span)) {
+        for (x, out) in x.chunks(W::SPAN).zip(out[..of_token].chunks_exact_mut(of_span)) {
             if tokens == 1 {
                 W::prepare(x, out);
             } else {

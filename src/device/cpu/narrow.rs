@@ -16,8 +16,8 @@ pub(super) const MOST: usize = 16;
 /// Rows of a tile: a multiple of every set's `DOT_ROWS`.
 pub(super) const ROWS: usize = 12;
 
-/// Columns of a tile: 12 · 512 floats are 24 KiB.
-const DEPTH: usize = 512;
+/// Columns of a tile: 12 · 256 floats are 12 KiB, and 16 KiB those of the tokens.
+const DEPTH: usize = 256;
 
 /// out[i][t] = w[row]·x[t] for the i-th of `rows`.
 ///
@@ -34,10 +34,8 @@ pub(super) fn products<S: Simd, W: Weights<S>>(
 ) {
     let layout = w.layout();
     let depth = layout.cols.next_multiple_of(W::SPAN);
-    assert!(
-        x.tokens <= MOST && x.stride == depth && x.values.len() == x.tokens * depth,
-        "prepared for {layout:?}"
-    );
+    let all = x.values.len() == x.tokens * x.stride;
+    assert!(x.tokens <= MOST && x.stride >= depth && all, "prepared for {layout:?}");
     assert!(rows.end <= layout.rows && out.len() >= rows.len(), "rows {rows:?} of {layout:?}");
     let tile = tile.take(ROWS * DEPTH);
     for (set, out) in rows.clone().step_by(ROWS).zip(out.chunks_mut(ROWS)) {
@@ -50,7 +48,7 @@ pub(super) fn products<S: Simd, W: Weights<S>>(
             let columns = from..depth.min(from + DEPTH);
             for (r, row) in set.clone().enumerate() {
                 let next = if columns.end < depth { (row, columns.end) } else { (row + ROWS, 0) };
-                let ask = (next.0 < rows.end).then_some(next);
+                let ask = if next.0 < rows.end { Some(next) } else { None };
                 decode::<S, W>(w, row, columns.start, ask, &mut tile[r * DEPTH..][..columns.len()]);
             }
             for r in (0..set.len()).step_by(S::DOT_ROWS) {
@@ -88,16 +86,19 @@ fn decode<S: Simd, W: Weights<S>>(
     ask: Option<(usize, usize)>,
     out: &mut [f32],
 ) {
+    // No closures: they would not have the kernel's instructions.
     let bytes = RowBytes::of(w, row);
-    let ahead = ask.map(|(row, column)| RowBytes::of(w, row).address::<S, W>(column / W::SPAN));
+    let here = bytes.address::<S, W>(from / W::SPAN);
+    let ahead = match ask {
+        Some((row, column)) => RowBytes::of(w, row).address::<S, W>(column / W::SPAN),
+        None => here,
+    };
     for (i, out) in out.chunks_exact_mut(W::SPAN).enumerate() {
         // SAFETY: inside a kernel for `S`, for spans that have columns of the row; a prefetch may go anywhere; a span decodes
         // to as many floats as `out` has.
         unsafe {
-            if let Some(ahead) = ahead {
-                for line in (0..W::BYTES).step_by(64) {
-                    S::prefetch(ahead.wrapping_add(i * W::BYTES + line));
-                }
+            for line in (0..W::BYTES).step_by(64) {
+                S::prefetch(ahead.wrapping_add(i * W::BYTES + line));
             }
             bytes.decode_into::<S, W>(from / W::SPAN + i, out);
         }
