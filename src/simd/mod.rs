@@ -264,21 +264,21 @@ unsafe fn dots<S: Simd, const R: usize, const T: usize>(call: DotsCall<S::F>) {
 unsafe fn some_dots<S: Simd, const R: usize, const T: usize>(call: DotsCall<S::F>) -> usize {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = [[S::splat(0.0); T]; R];
+        let mut sums = [[S::splat(0.0); R]; T];
         for k in (0..call.depth).step_by(S::LANES) {
             let mut rows = [S::splat(0.0); R];
             for (r, row) in rows.iter_mut().enumerate() {
                 *row = S::load(call.w.add(r * call.w_stride + k));
             }
-            for t in 0..T {
+            for (t, sums) in sums.iter_mut().enumerate() {
                 let x = S::load(call.x.add(t * call.x_stride + k));
-                for r in 0..R {
-                    sums[r][t] = S::mul_add(rows[r], x, sums[r][t]);
+                for (sum, &row) in sums.iter_mut().zip(&rows) {
+                    *sum = S::mul_add(row, x, *sum);
                 }
             }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (t, &sum) in sums.iter().enumerate() {
+        for (t, sums) in sums.iter().enumerate() {
+            for (r, &sum) in sums.iter().enumerate() {
                 let to = call.sums.add(r * call.sums_stride + t);
                 *to = S::add(*to, sum);
             }
