@@ -12,10 +12,10 @@ Examples:
   abruzzi bench -m DIR -p 0 -t 1                      decoding alone, on one thread
   abruzzi bench --json | jq 'select(.phase==\"decode\") | [.depth, .tok_s]'
 
-A test is named as llama-bench names it: pp512 is a prompt of 512 tokens, tg64 are 64 tokens decoded,
-each behind as many tokens of context as its depth says. The context and the prompts are drawn from
-the whole vocabulary with a fixed seed, and what is decoded is sampled at temperature 1: repeated
-text would meet the same experts again and again. One prompt that does not count comes first.
+A test is named as llama-bench names it: pp512 is a prompt of 512 tokens, tg64 are 64 decoded tokens,
+each behind as many tokens of context as its depth says. Contexts and prompts are drawn from the
+whole vocabulary with a fixed seed, and what is decoded is sampled at temperature 1: repeated text
+would meet the same experts again and again. One prompt that does not count comes first.
 
 On the CPU a rate stands beside plain reads, by the same threads and in the same rounds, of as many
 bytes as the model has (at most 1 GiB); where experts have to be brought, beside what the rates of
@@ -49,7 +49,7 @@ pub struct BenchArgs {
         long,
         env = "ABRUZZI_DEPTH",
         value_delimiter = ',',
-        default_values_t = [0, 4096],
+        default_value = "0,4096",
         allow_negative_numbers = true,
         value_name = "TOKENS"
     )]
