@@ -29,7 +29,9 @@ fn every_command_explains_itself_with_examples() {
         assert!(help.contains(&format!("abruzzi {command} ")), "{command}:\n{help}");
         assert!(readme.contains(&format!("`{command}`")), "README's command list lacks {command}");
     }
-    snapbox::assert_data_eq!(help("bench"), snapbox::str![[r#"
+    snapbox::assert_data_eq!(
+        help("bench"),
+        snapbox::str![[r#"
 Measure how fast a model prefills and decodes at several depths of context
 
 Usage: abruzzi bench [OPTIONS]
@@ -78,7 +80,8 @@ On the CPU a rate stands beside plain reads, by the same threads and in the same
 bytes as the model has (at most 1 GiB); where experts have to be brought, beside what the rates of
 the links allow. A decoded token reads weights, and the cache of what stands before it.
 
-"#]]);
+"#]]
+    );
     snapbox::assert_data_eq!(
         help("eval"),
         snapbox::str![[r#"

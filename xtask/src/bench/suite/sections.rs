@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::super::{Temporary, median};
 
 /// The bench targets that sections run.
-pub const BENCHES: [&str; 2] = ["cpu", "tokenizer"];
+pub const BENCHES: [&str; 3] = ["cpu", "trunk", "tokenizer"];
 
 /// Rounds of the start-up.
 const STARTS: usize = 21;
@@ -66,10 +66,15 @@ impl Section {
 pub fn all(full: bool) -> Vec<Section> {
     let mut sections = vec![
         Section::of_command(
-            "CPU kernels",
-            "Kimi-K2's matrices beside what the machine can do: plain reads of memory by the same threads, or multiply-adds on registers.\n\
+            "Experts on the CPU",
+            "One expert's matrices beside what the machine can do: plain reads of memory by the same threads, or multiply-adds on registers.\n\
              [notes/cpu.md](notes/cpu.md) explains the kernels.",
             &["cargo", "bench", "--bench", "cpu"],
+        ),
+        Section::of_command(
+            "The rest of a layer, and sampling",
+            "One token. Weights and caches of 32 layers in turn; what has none is in the processor's caches.",
+            &["cargo", "bench", "--bench", "trunk"],
         ),
         Section::of_command(
             "Tokenizer",
