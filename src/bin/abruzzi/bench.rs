@@ -32,8 +32,7 @@ pub fn run(args: BenchArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let first_token_seconds = begun.elapsed().as_secs_f64();
 
     let show = Show::new(&args, &checkpoint, &engine, load_seconds, first_token_seconds);
-    let reads =
-        engine.workers().map(|workers| Reads::new(workers.clone(), checkpoint.bytes())).transpose()?;
+    let reads = engine.workers().map(|workers| Reads::new(workers.clone(), &checkpoint)).transpose()?;
     rounds.quietly(|| show.begin())?;
     for depth in depths {
         rounds.deepen(depth)?;
