@@ -24,20 +24,32 @@ const ROUNDS: usize = 7;
 fn main() {
     let mut region = OwnRegion::new(SET, "the bench's working set").expect("memory for the working set");
     let quick = std::env::args().any(|a| a == "--test");
+    // What the command line names, or everything.
+    let named = |name: &str, among: &[&str]| {
+        let mut asked = std::env::args().filter(|a| among.contains(&a.as_str())).peekable();
+        asked.peek().is_none() || asked.any(|a| a == name)
+    };
     let rounds = if quick { 1 } else { ROUNDS };
     let most = Workers::new(0).expect("threads").threads();
 
     println!("| threads | kernel | tokens | rate | limit | share | spread |");
     println!("|---|---|---|---|---|---|---|");
     for format in [Format::Fp8Block, Format::Int4Group32, Format::Bf16] {
+        if !named(format.name(), &[Format::Fp8Block, Format::Int4Group32, Format::Bf16].map(Format::name)) {
+            continue;
+        }
         fill(region.bytes_mut(), format);
         let bytes = region.bytes();
         for threads in 1..=most.min(2) {
             let workers = Workers::new(threads).expect("threads");
             for tokens in [1, 4, 16] {
-                decode(&workers, bytes, format, tokens, rounds);
+                if named(&tokens.to_string(), &["1", "4", "16", "512"]) {
+                    decode(&workers, bytes, format, tokens, rounds);
+                }
             }
-            prefill(&workers, bytes, format, rounds);
+            if named("512", &["1", "4", "16", "512"]) {
+                prefill(&workers, bytes, format, rounds);
+            }
         }
     }
 }

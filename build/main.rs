@@ -53,6 +53,8 @@ fn cuda() -> std::io::Result<()> {
             })?
         }
     };
+    // Counts of instructions are those of this compiler: tests/kernels/counts.rs.
+    println!("cargo::rustc-env=ABRUZZI_CUDA={}", found.version);
     let host = cc::Build::new().cpp(true).get_compiler();
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let compiled = nvcc::compile_all(&nvcc::Job {

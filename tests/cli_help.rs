@@ -30,6 +30,59 @@ fn every_command_explains_itself_with_examples() {
         assert!(readme.contains(&format!("`{command}`")), "README's command list lacks {command}");
     }
     snapbox::assert_data_eq!(
+        help("bench"),
+        snapbox::str![[r#"
+Measure how fast a model prefills and decodes at several depths of context
+
+Usage: abruzzi bench [OPTIONS]
+
+Options:
+  -m, --model <DIR>            Checkpoint folder [default: the demo model] [env: ABRUZZI_MODEL=]
+      --device <DEVICE>        Where to compute: `auto`, `cpu`, `cuda` or `cuda:N` [env:
+                               ABRUZZI_DEVICE=] [default: auto]
+  -t, --threads <THREADS>      Worker threads; 0 takes one per core [env: ABRUZZI_THREADS=]
+                               [default: 0]
+      --vram-budget <BYTES>    GPU memory to use, for everything [default: what is free] [env:
+                               ABRUZZI_VRAM_BUDGET=]
+      --host-budget <BYTES>    Host memory for experts; the others are read from the checkpoint when
+                               needed [default: all, if they fit] [env: ABRUZZI_HOST_BUDGET=]
+      --serve-while-loading    Begin before all experts are loaded; damage in them is then found
+                               when it is met [env: ABRUZZI_SERVE_WHILE_LOADING=]
+      --cache-policy <POLICY>  Which experts stay where not all fit: reuse, lru, lfru, s3-fifo or
+                               static [env: ABRUZZI_CACHE_POLICY=] [default: reuse]
+      --no-cpu-experts         Leave experts that are not on the GPU to the link alone; the CPU
+                               computes none of them [env: ABRUZZI_NO_CPU_EXPERTS=]
+  -p, --prompt-tokens <N>      Tokens of a prompt; 0 leaves prefill out [env:
+                               ABRUZZI_PROMPT_TOKENS=] [default: 512]
+  -n, --tokens <N>             Tokens to decode; 0 leaves decoding out [env: ABRUZZI_TOKENS=]
+                               [default: 64]
+  -d, --depth <TOKENS>         Tokens of context before prompt and decoding, separated by commas
+                               [env: ABRUZZI_DEPTH=] [default: 0 4096]
+  -r, --rounds <N>             How often each is measured; the table has medians [env:
+                               ABRUZZI_ROUNDS=] [default: 5]
+      --json                   Machine-readable output on stdout [env: ABRUZZI_JSON=]
+  -h, --help                   Print help
+  -V, --version                Print version
+
+Examples:
+  abruzzi bench                                       the demo model at depths 0 and 4,096
+  abruzzi bench -m DIR -p 2048 -n 128 -d 0,16384      a long prompt, decoding behind 16,384 tokens
+  abruzzi bench -m DIR -p 0 -t 1                      decoding alone, on one thread
+  abruzzi bench --json | jq 'select(.phase=="decode") | [.depth, .tok_s]'
+
+A test is named as llama-bench names it: pp512 is a prompt of 512 tokens, tg64 are 64 tokens
+decoded,
+each behind as many tokens of context as its depth says. The context and the prompts are drawn from
+the whole vocabulary with a fixed seed, and what is decoded is sampled at temperature 1: repeated
+text would meet the same experts again and again. One prompt that does not count comes first.
+
+On the CPU a rate stands beside plain reads, by the same threads and in the same rounds, of as many
+bytes as the model has (at most 1 GiB); where experts have to be brought, beside what the rates of
+the links allow. A decoded token reads weights, and the cache of what stands before it.
+
+"#]]
+    );
+    snapbox::assert_data_eq!(
         help("eval"),
         snapbox::str![[r#"
 Say how well a model predicts a text, and how far it is from a reference model

@@ -94,3 +94,18 @@ fn a_text_scores_on_the_gpu_as_on_the_cpu() {
     assert!((gpu - cpu).abs() < 0.02, "{gpu} nats a token on the GPU, {cpu} on the CPU");
     assert!(gpu != cpu, "the GPU computes in bf16");
 }
+
+#[test]
+fn a_bench_says_that_its_rates_are_the_emulators() {
+    let arguments = ["bench", "--device", "cuda", "-p", "4", "-n", "2", "-d", "0", "-r", "1"];
+    let out = abruzzi(&arguments, true);
+    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{stderr}");
+    assert!(stdout.contains("(emulated)") && stdout.contains("| tok/s (of the emulator) |"), "{stdout}");
+    // Plain reads are the CPU's limit, not a GPU's.
+    let decode = stdout.lines().find(|l| l.starts_with("| tg2 |")).unwrap();
+    assert!(
+        decode.contains(" MB |") && decode.split('|').nth(7).is_some_and(|cell| cell.trim() == "-"),
+        "{decode}"
+    );
+}

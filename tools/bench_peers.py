@@ -39,6 +39,8 @@ CHECK_PROMPTS, CHECK_TOKENS = 4, 24
 # Median cosine of the logits where the formats correspond. Rounding and the experts it makes a token choose otherwise cost less
 # than this; a wrong conversion costs nearly all.
 LEAST_COSINE = 0.98
+# Where a page of several commands has the table.
+BEGIN, END = "<!-- written by tools/bench_peers.py -->", "<!-- end -->"
 
 
 class Engine:
@@ -275,6 +277,16 @@ def markdown(bench, lines, checks, torch, others):
     return "\n".join(out) + "\n"
 
 
+def page(text, target):
+    """The table, or the page that is there with the table between its markers."""
+    if not target.exists() or BEGIN not in (old := target.read_text()):
+        return text
+    front, rest = old.split(BEGIN, 1)
+    if END not in rest:
+        sys.exit(f"{target}: no line {END!r} after {BEGIN!r}")
+    return f"{front}{BEGIN}\n\n{text}\n{END}{rest.split(END, 1)[1]}"
+
+
 def write(text, target):
     """Under a temporary name first."""
     partial = target.with_name(target.name + ".partial")
@@ -302,7 +314,7 @@ def arguments():
     add("--decode", type=positive, default=32, help="tokens to decode after it")
     add("--rounds", type=positive, default=5, help="rounds that count")
     add("--no-torch", action="store_true", help="leave PyTorch's experts out")
-    add("--out", type=pathlib.Path, help="write the table there, as Markdown [default: only print it]")
+    add("--out", type=pathlib.Path, help="write the table there, as Markdown; between the markers of a page that has them [default: only print it]")
     return parser.parse_args()
 
 
@@ -330,7 +342,7 @@ def main():
             others.count()
         # After every round: what is interrupted has shown something.
         if number > 0 and args.out:
-            write(markdown(bench, lines, checks, torch, others), args.out)
+            write(page(markdown(bench, lines, checks, torch, others), args.out), args.out)
     print(markdown(bench, lines, checks, torch, others), end="")
 
 

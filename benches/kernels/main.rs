@@ -17,6 +17,7 @@ mod norm;
 mod rope;
 mod route;
 mod sample;
+mod work;
 
 #[path = "../../tests/kernels/harness.rs"]
 mod harness;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use super::session::{CancelToken, Session, SessionOptions};
 use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, SkippedTensors, memory};
 use crate::config::ModelConfig;
-use crate::device::cpu::CpuDevice;
+use crate::device::cpu::{CpuDevice, Workers};
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaDevice, Gpu};
 use crate::device::{Device, SampleSettings};
@@ -77,6 +77,7 @@ trait AnyModel: Send + Sync {
     fn config(&self) -> &ModelConfig;
     fn timeline(self: Arc<Self>) -> Result<Box<dyn Timeline>>;
     fn placement(&self) -> String;
+    fn workers(&self) -> Option<&Arc<Workers>>;
     fn load_stats(&self) -> LoadStats;
     fn expert_stats(&self) -> ExpertStats;
     fn slot_use(&self) -> Option<SlotUse>;
@@ -97,6 +98,10 @@ impl<D: Device> AnyModel for Model<D> {
 
     fn placement(&self) -> String {
         format!("{}; {}", self.device().placement(), self.residency().describe())
+    }
+
+    fn workers(&self) -> Option<&Arc<Workers>> {
+        self.device().workers()
     }
 
     fn load_stats(&self) -> LoadStats {
@@ -288,6 +293,11 @@ impl Engine {
     /// Why [`DeviceChoice::Auto`] took the processor in a build that could use a GPU.
     pub fn fallback(&self) -> Option<&str> {
         self.inner.fallback.as_deref()
+    }
+
+    /// The threads that compute, where that is the processor; `None` where it is a GPU.
+    pub fn workers(&self) -> Option<&Arc<Workers>> {
+        self.inner.model.workers()
     }
 
     /// Where everything is and what computes it, in words.

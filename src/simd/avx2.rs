@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Simd, TileCall, tile};
+use super::{DotsCall, Simd, TileCall, dots, tile};
 
 /// See the module.
 #[derive(Clone, Copy)]
@@ -11,7 +11,7 @@ pub(crate) struct Avx2;
 impl Simd for Avx2 {
     const LANES: usize = 8;
     const FMA: bool = true;
-    const TOKENS: usize = 4;
+    const DOT_ROWS: usize = 2;
     const FP8_FACTOR: f32 = 256.0;
     const TILE_ROWS: usize = 6;
     type F = __m256;
@@ -67,6 +67,12 @@ impl Simd for Avx2 {
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a prefetch of any address does nothing that can be seen.
         unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_second(at: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
     }
 
     #[inline(always)]
@@ -156,6 +162,12 @@ impl Simd for Avx2 {
     unsafe fn join(high: __m256i, low: __m256i) -> __m256 {
         // SAFETY: as in `splat`.
         unsafe { _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(high, 8), low)) }
+    }
+
+    #[inline(always)]
+    unsafe fn dots(call: DotsCall<__m256>) {
+        // SAFETY: the caller's.
+        unsafe { dots::<Avx2, 2, 4>(call) }
     }
 
     #[inline(always)]

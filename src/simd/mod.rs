@@ -157,8 +157,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Whether a fused multiply-add is one instruction.
     const FMA: bool;
-    /// Tokens whose running sums stay in registers beside decoded weights.
-    const TOKENS: usize;
     /// [`Simd::fp8`] gives values divided by this.
     const FP8_FACTOR: f32;
     /// A register of f32.
@@ -175,6 +173,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn sum(value: Self::F) -> f32;
     /// Has a cache line brought near. Any address will do.
     unsafe fn prefetch(at: *const u8);
+    /// The same, not nearer than the second-level cache.
+    unsafe fn prefetch_second(at: *const u8);
 
     /// Decodes 4·LANES e4m3 codes, divided by [`Simd::FP8_FACTOR`]; element i of the registers in order is column
     /// [`Simd::fp8_column`] of them. NaN codes give NaN.
@@ -206,10 +206,85 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// high·256 + low as f32.
     unsafe fn join(high: Self::I, low: Self::I) -> Self::F;
 
+    /// Rows of [`Simd::dots`].
+    const DOT_ROWS: usize;
+    /// sums[r][t] += w[r]·x[t] lane by lane, over DOT_ROWS rows and the tokens there are.
+    unsafe fn dots(call: DotsCall<Self::F>);
+
     /// Rows of [`Simd::tile`].
     const TILE_ROWS: usize;
     /// out[r, c] += Σ_k w[r, k]·x[k, c] over TILE_ROWS rows and 2·LANES columns, or LANES unless `wide`.
     unsafe fn tile(call: TileCall, wide: bool);
+}
+
+/// Arguments of [`Simd::dots`].
+#[derive(Clone, Copy)]
+pub(crate) struct DotsCall<F> {
+    /// [DOT_ROWS, depth] with rows `w_stride` apart.
+    pub w: *const f32,
+    pub w_stride: usize,
+    /// [tokens, depth] with tokens `x_stride` apart.
+    pub x: *const f32,
+    pub x_stride: usize,
+    /// A multiple of LANES.
+    pub depth: usize,
+    pub tokens: usize,
+    /// [DOT_ROWS, tokens] registers with rows `sums_stride` apart.
+    pub sums: *mut F,
+    pub sums_stride: usize,
+}
+
+/// [`Simd::dots`] with `R` rows and up to `T` tokens at a time, all sums in registers.
+///
+/// # Safety
+/// As [`Simd`]; the pointers are good for what [`DotsCall`] says.
+#[inline(always)]
+unsafe fn dots<S: Simd, const R: usize, const T: usize>(call: DotsCall<S::F>) {
+    // SAFETY: the caller vouches for the pointers and the instruction set.
+    unsafe {
+        let mut done = 0;
+        while done < call.tokens {
+            let x = call.x.add(done * call.x_stride);
+            let rest = DotsCall { x, sums: call.sums.add(done), ..call };
+            done += match call.tokens - done {
+                left if left >= T => some_dots::<S, R, T>(rest),
+                4.. => some_dots::<S, R, 4>(rest),
+                2.. => some_dots::<S, R, 2>(rest),
+                _ => some_dots::<S, R, 1>(rest),
+            };
+        }
+    }
+}
+
+/// [`dots`] of exactly `T` tokens; returns `T`.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn some_dots<S: Simd, const R: usize, const T: usize>(call: DotsCall<S::F>) -> usize {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = [[S::splat(0.0); R]; T];
+        for k in (0..call.depth).step_by(S::LANES) {
+            let mut rows = [S::splat(0.0); R];
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = S::load(call.w.add(r * call.w_stride + k));
+            }
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let x = S::load(call.x.add(t * call.x_stride + k));
+                for (sum, &row) in sums.iter_mut().zip(&rows) {
+                    *sum = S::mul_add(row, x, *sum);
+                }
+            }
+        }
+        for (t, sums) in sums.iter().enumerate() {
+            for (r, &sum) in sums.iter().enumerate() {
+                let to = call.sums.add(r * call.sums_stride + t);
+                *to = S::add(*to, sum);
+            }
+        }
+    }
+    T
 }
 
 /// Arguments of [`Simd::tile`].
@@ -224,7 +299,12 @@ pub(crate) struct TileCall {
     /// [TILE_ROWS, 2·LANES] with rows `out_stride` apart; only LANES columns unless wide.
     pub out: *mut f32,
     pub out_stride: usize,
+    /// What will be needed next: a cache line of it is asked for with every [`STEPS_A_LINE`] steps of depth. Any address will do.
+    pub ahead: *const u8,
 }
+
+/// See [`TileCall::ahead`].
+pub(crate) const STEPS_A_LINE: usize = 8;
 
 /// [`Simd::tile`] with `R` rows and `C` registers of columns, all sums in registers.
 ///
@@ -236,18 +316,21 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(call: TileCall) {
     unsafe {
         let mut sums = [[S::splat(0.0); C]; R];
         let mut x = call.x;
-        for k in 0..call.depth {
-            let mut columns = [S::splat(0.0); C];
-            for (c, column) in columns.iter_mut().enumerate() {
-                *column = S::load(x.add(c * S::LANES));
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let w = S::splat(*call.w.add(r * call.w_stride + k));
-                for c in 0..C {
-                    sums[c] = S::mul_add(w, columns[c], sums[c]);
+        for steps in (0..call.depth).step_by(STEPS_A_LINE) {
+            S::prefetch_second(call.ahead.wrapping_add(64 / STEPS_A_LINE * steps));
+            for k in steps..call.depth.min(steps + STEPS_A_LINE) {
+                let mut columns = [S::splat(0.0); C];
+                for (c, column) in columns.iter_mut().enumerate() {
+                    *column = S::load(x.add(c * S::LANES));
                 }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let w = S::splat(*call.w.add(r * call.w_stride + k));
+                    for c in 0..C {
+                        sums[c] = S::mul_add(w, columns[c], sums[c]);
+                    }
+                }
+                x = x.add(2 * S::LANES);
             }
-            x = x.add(2 * S::LANES);
         }
         for (r, sums) in sums.iter().enumerate() {
             for (c, &sum) in sums.iter().enumerate() {
@@ -281,6 +364,12 @@ pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
     let value = p * power(half) * power(rest);
     let value = if x < -87.3 { 0.0 } else { value };
     if x > 88.8 { f32::INFINITY } else { value }
+}
+
+/// x·sigmoid(x).
+#[inline(always)]
+pub(crate) fn silu<S: Simd>(x: f32) -> f32 {
+    x / (1.0 + exp::<S>(-x))
 }
 
 /// x = e^(x − max) of all.

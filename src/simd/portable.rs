@@ -1,6 +1,6 @@
 //! What the compilation target guarantees: arrays of four that the compiler keeps in SSE2's or NEON's registers.
 
-use super::{Simd, TileCall, sum_lanes, tile};
+use super::{DotsCall, Simd, TileCall, dots, sum_lanes, tile};
 use crate::quant::{fp8, int4};
 
 /// See the module.
@@ -12,7 +12,7 @@ const LANES: usize = 4;
 impl Simd for Portable {
     const LANES: usize = LANES;
     const FMA: bool = cfg!(target_arch = "aarch64");
-    const TOKENS: usize = 4;
+    const DOT_ROWS: usize = 2;
     const FP8_FACTOR: f32 = 1.0;
     const TILE_ROWS: usize = 6;
     type F = [f32; LANES];
@@ -66,6 +66,9 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn prefetch_second(_: *const u8) {}
 
     #[inline(always)]
     unsafe fn fp8(from: *const u8) -> [[f32; LANES]; 4] {
@@ -137,6 +140,12 @@ impl Simd for Portable {
             *low += high << 8;
         }
         low.map(|sum| sum as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn dots(call: DotsCall<Self::F>) {
+        // SAFETY: the caller's.
+        unsafe { dots::<Portable, 2, 4>(call) }
     }
 
     #[inline(always)]

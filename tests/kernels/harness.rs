@@ -133,10 +133,15 @@ pub fn random() -> Random {
         || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
     let seed = std::env::var("ABRUZZI_TEST_SEED").ok().map_or_else(fresh, |s| s.parse().unwrap());
     eprintln!("ABRUZZI_TEST_SEED={seed}");
-    Random(Pcg64Mcg::seed_from_u64(seed))
+    Random::seeded(seed)
 }
 
 impl Random {
+    /// The same numbers every time, for what must not depend on them.
+    pub fn seeded(seed: u64) -> Random {
+        Random(Pcg64Mcg::seed_from_u64(seed))
+    }
+
     pub fn bits(&mut self) -> u32 {
         self.0.next_u32()
     }

@@ -1,6 +1,7 @@
-//! `cargo xtask bench`: measurements that need more than one process.
+//! `cargo xtask bench`: measurements that need more than one process, and the page of all figures.
 
 mod compress;
+mod suite;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{cargo, run};
 
 pub use compress::{compress, compress_table};
+pub use suite::suite;
 
 /// The checkpoint of `bench load`: 4.3 GB, a third BF16 (embedding and head), the rest FP8 experts of 8.7 MB.
 const SYNTH: [&str; 8] = ["--like", "moonlight", "--layers", "6", "--format", "fp8-block", "--seed", "1"];

@@ -1,5 +1,6 @@
 //! Every flag, defined once: help, completions and environment variables come from here.
 
+mod bench;
 mod compress;
 mod eval;
 mod simulate;
@@ -12,6 +13,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::units;
+pub use bench::BenchArgs;
 pub use compress::{CompressArgs, MakingArgs, MethodArg, QuantizeArgs};
 pub use eval::EvalArgs;
 pub use simulate::SimulateArgs;
@@ -61,6 +63,8 @@ pub enum Command {
     Quantize(QuantizeArgs),
     /// Replay a routing trace through the real policies and schedule, on modelled hardware.
     Simulate(SimulateArgs),
+    /// Measure how fast a model prefills and decodes at several depths of context.
+    Bench(BenchArgs),
     /// Say what this machine offers.
     Doctor(DoctorArgs),
     /// Print a shell completion script.
@@ -448,6 +452,9 @@ mod tests {
             ("dram", "--dram"),
             ("hbm", "--hbm"),
             ("nvme", "--nvme"),
+            ("prompt-tokens", "--prompt-tokens (-p)"),
+            ("depth", "--depth (-d)"),
+            ("rounds", "--rounds (-r)"),
         ] {
             assert_eq!(flag_of(argument).as_deref(), Some(flag));
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod bars;
+mod bench;
 mod chat;
 mod compress;
 mod doctor;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         Command::Compress(args) => compress::compress(args, &cancel),
         Command::Quantize(args) => compress::quantize(args, &cancel),
         Command::Simulate(args) => simulate::run(args, &cancel),
+        Command::Bench(args) => bench::run(args, &cancel),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions(args.shell),
     };

@@ -4,7 +4,7 @@
 //! order is cheapest; activations are put into that order once a call ([`Prepared`]), where it costs a row's worth of work
 //! instead of a matrix's. Beyond the last column both sides are zero.
 //!
-//! INT4 is multiplied as integers: in a span, activations are 16-bit fixed point relative to its largest magnitude (an error of
+//! INT4 meets a single token as integers: in a span, activations are 16-bit fixed point relative to its largest magnitude (an error of
 //! 2^-17 of that at most, between bfloat16 and f32), in two signed bytes each, which byte products take as they are. All
 //! others are multiplied in f32.
 
@@ -64,68 +64,81 @@ pub(super) trait Weights<S: Simd> {
         unsafe { S::splat(1.0) }
     }
 
-    /// A span decoded, before its scale.
-    unsafe fn decode(weights: *const u8) -> [S::F; 8];
+    /// Registers that [`Weights::part`] decodes.
+    const PART: usize;
 
-    /// Prepares a span of one token; `x` may be short at the end of a row.
+    /// Decodes a part of a span into its registers, before the scale.
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]);
+
+    /// A span decoded, before its scale.
     #[inline(always)]
-    fn prepare(x: &[f32], out: &mut [f32]) {
-        if x.len() == Self::SPAN {
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = x[Self::column(i)];
+    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut values = [S::splat(0.0); 8];
+            for part in 0..8 / Self::PART {
+                Self::part(weights, part, &mut values);
             }
-        } else {
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = x.get(Self::column(i)).copied().unwrap_or(0.0);
-            }
+            values
         }
     }
 
-    /// sums[t] += scale · (span · x[t]) lane by lane, x[t] `stride` floats apart.
+    /// Prepares a span of a single token; `x` may be short at the end of a row.
     #[inline(always)]
-    unsafe fn multiply<const T: usize>(
-        weights: *const u8,
-        scale: S::F,
-        x: *const f32,
-        stride: usize,
-        sums: &mut [S::F; T],
-    ) {
+    fn prepare(x: &[f32], out: &mut [f32]) {
+        in_order::<S, Self>(x, out);
+    }
+
+    /// sum += scale · (span · x) lane by lane; `x` as [`Weights::prepare`] leaves it.
+    #[inline(always)]
+    unsafe fn multiply(weights: *const u8, scale: S::F, x: *const f32, sum: &mut S::F) {
         // SAFETY: the caller's; a prepared span has 8·LANES floats.
         unsafe {
-            let w = Self::decode(weights);
-            for (t, sum) in sums.iter_mut().enumerate() {
-                let x = x.add(t * stride);
-                // Two chains of additions, so that a single token does not wait for each.
-                let mut even = S::mul(w[0], S::load(x));
-                let mut odd = S::mul(w[1], S::load(x.add(S::LANES)));
-                for i in 1..4 {
-                    even = S::mul_add(w[2 * i], S::load(x.add(2 * i * S::LANES)), even);
-                    odd = S::mul_add(w[2 * i + 1], S::load(x.add((2 * i + 1) * S::LANES)), odd);
+            let mut values = [S::splat(0.0); 8];
+            // Two chains of additions, so that one does not wait for the other.
+            let mut chains = [S::splat(0.0); 2];
+            for part in 0..8 / Self::PART {
+                ask_ahead::<S>(weights, part * Self::PART * Self::BYTES / 8, Self::PART * Self::BYTES / 8);
+                Self::part(weights, part, &mut values);
+                for i in part * Self::PART..(part + 1) * Self::PART {
+                    let x = S::load(x.add(i * S::LANES));
+                    let chain = &mut chains[i % 2];
+                    *chain = if i < 2 { S::mul(values[i], x) } else { S::mul_add(values[i], x, *chain) };
                 }
-                let both = S::add(even, odd);
-                *sum =
-                    if Self::SCALE_BYTES == 0 { S::add(*sum, both) } else { S::mul_add(both, scale, *sum) };
             }
+            let both = S::add(chains[0], chains[1]);
+            *sum = if Self::SCALE_BYTES == 0 { S::add(*sum, both) } else { S::mul_add(both, scale, *sum) };
         }
     }
 }
 
-/// Bytes that weights are prefetched ahead: about what arrives in a memory access's time. One line at a time between the
-/// arithmetic: several at once wait for each other, which halves the rate.
+/// A span of activations in the order in which weights decode; zeros beyond a short one.
+#[inline(always)]
+fn in_order<S: Simd, W: Weights<S> + ?Sized>(x: &[f32], out: &mut [f32]) {
+    if x.len() == W::SPAN {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = x[W::column(i)];
+        }
+    } else {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = x.get(W::column(i)).copied().unwrap_or(0.0);
+        }
+    }
+}
+
+/// Bytes that weights are prefetched ahead: about what arrives in a memory access's time.
 const AHEAD: usize = 4096;
 
-/// The weights at `at` bytes of a span; what lies [`AHEAD`] of them is asked for.
+/// Prefetches what lies [`AHEAD`] of `len` bytes at `at` of a span. One line at a time between the arithmetic: several at
+/// once wait for each other, which costs a third of the rate.
 ///
 /// # Safety
-/// As [`Weights`]; `at` lies in the span.
+/// Inside a kernel for `S`.
 #[inline(always)]
-unsafe fn step<S: Simd>(weights: *const u8, at: usize) -> *const u8 {
-    // SAFETY: the caller's; a prefetch may go anywhere.
-    unsafe {
-        if at.is_multiple_of(64) {
-            S::prefetch(weights.wrapping_add(at + AHEAD));
-        }
-        weights.add(at)
+unsafe fn ask_ahead<S: Simd>(weights: *const u8, at: usize, len: usize) {
+    for line in (at.next_multiple_of(64)..at + len).step_by(64) {
+        // SAFETY: the caller's; a prefetch may go anywhere.
+        unsafe { S::prefetch(weights.wrapping_add(line + AHEAD)) }
     }
 }
 
@@ -137,6 +150,7 @@ pub(super) struct F32;
 
 impl<S: Simd> Weights<S> for Fp8 {
     const BYTES: usize = 8 * S::LANES;
+    const PART: usize = 4;
     const SCALE_BYTES: usize = 4;
 
     fn column(i: usize) -> usize {
@@ -156,18 +170,15 @@ impl<S: Simd> Weights<S> for Fp8 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
-        // SAFETY: the caller's: 8·LANES codes are readable.
-        unsafe {
-            let [a, b, c, d] = S::fp8(step::<S>(weights, 0));
-            let [e, f, g, h] = S::fp8(step::<S>(weights, 4 * S::LANES));
-            [a, b, c, d, e, f, g, h]
-        }
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]) {
+        // SAFETY: the caller's: 4·LANES codes are readable there.
+        unsafe { values[4 * part..][..4].copy_from_slice(&S::fp8(weights.add(4 * S::LANES * part))) }
     }
 }
 
 impl<S: Simd> Weights<S> for Bf16 {
     const BYTES: usize = 16 * S::LANES;
+    const PART: usize = 2;
     const SCALE_BYTES: usize = 0;
 
     fn column(i: usize) -> usize {
@@ -176,21 +187,15 @@ impl<S: Simd> Weights<S> for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
-        // SAFETY: the caller's: 8·LANES values are readable.
-        unsafe {
-            let bytes = 4 * S::LANES;
-            let [a, b] = S::bf16(step::<S>(weights, 0));
-            let [c, d] = S::bf16(step::<S>(weights, bytes));
-            let [e, f] = S::bf16(step::<S>(weights, 2 * bytes));
-            let [g, h] = S::bf16(step::<S>(weights, 3 * bytes));
-            [a, b, c, d, e, f, g, h]
-        }
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]) {
+        // SAFETY: the caller's: 2·LANES values are readable there.
+        unsafe { values[2 * part..][..2].copy_from_slice(&S::bf16(weights.add(4 * S::LANES * part))) }
     }
 }
 
 impl<S: Simd> Weights<S> for F16 {
     const BYTES: usize = 16 * S::LANES;
+    const PART: usize = 1;
     const SCALE_BYTES: usize = 0;
 
     fn column(i: usize) -> usize {
@@ -198,20 +203,15 @@ impl<S: Simd> Weights<S> for F16 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
-        // SAFETY: the caller's: 8·LANES values are readable.
-        unsafe {
-            let mut values = [S::splat(0.0); 8];
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = S::f16(step::<S>(weights, 2 * S::LANES * i));
-            }
-            values
-        }
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]) {
+        // SAFETY: the caller's: LANES values are readable there.
+        unsafe { values[part] = S::f16(weights.add(2 * S::LANES * part)) }
     }
 }
 
 impl<S: Simd> Weights<S> for F32 {
     const BYTES: usize = 32 * S::LANES;
+    const PART: usize = 1;
     const SCALE_BYTES: usize = 0;
 
     fn column(i: usize) -> usize {
@@ -219,21 +219,15 @@ impl<S: Simd> Weights<S> for F32 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
-        // SAFETY: the caller's: 8·LANES values are readable. Checkpoints are little-endian, as is every target with f32
+    unsafe fn part(weights: *const u8, part: usize, values: &mut [S::F; 8]) {
+        // SAFETY: the caller's: LANES values are readable there. Checkpoints are little-endian, as is every target with f32
         // weights worth the name.
-        unsafe {
-            let mut values = [S::splat(0.0); 8];
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = S::load(step::<S>(weights, 4 * S::LANES * i).cast());
-            }
-            values
-        }
+        unsafe { values[part] = S::load(weights.add(4 * S::LANES * part).cast()) }
     }
 }
 
 /// Columns of the widest span.
-const LARGEST_SPAN: usize = 128;
+pub(super) const LARGEST_SPAN: usize = 128;
 
 /// The largest magnitude of fixed-point activations: its bytes are at most ±127.
 const FIXED: f32 = 32_512.0;
@@ -244,6 +238,7 @@ const INT4_REGISTERS: usize = 6;
 
 impl<S: Simd> Weights<S> for Int4 {
     const BYTES: usize = 4 * S::LANES;
+    const PART: usize = 8;
     const SCALE_BYTES: usize = S::LANES / 4 * 2;
     const PREPARED: usize = INT4_REGISTERS * S::LANES;
 
@@ -263,9 +258,9 @@ impl<S: Simd> Weights<S> for Int4 {
     }
 
     #[inline(always)]
-    unsafe fn decode(weights: *const u8) -> [S::F; 8] {
+    unsafe fn part(weights: *const u8, _: usize, values: &mut [S::F; 8]) {
         // SAFETY: the caller's: LANES words are readable.
-        unsafe { S::int4(step::<S>(weights, 0)) }
+        unsafe { *values = S::int4(weights) }
     }
 
     #[inline(always)]
@@ -305,28 +300,19 @@ impl<S: Simd> Weights<S> for Int4 {
     }
 
     #[inline(always)]
-    unsafe fn multiply<const T: usize>(
-        weights: *const u8,
-        scale: S::F,
-        x: *const f32,
-        stride: usize,
-        sums: &mut [S::F; T],
-    ) {
+    unsafe fn multiply(weights: *const u8, scale: S::F, x: *const f32, sum: &mut S::F) {
         // SAFETY: the caller's; a prepared span has six registers.
         unsafe {
-            let weights = step::<S>(weights, 0);
-            for (t, sum) in sums.iter_mut().enumerate() {
-                let x = x.add(t * stride);
-                let part = |i: usize| x.add(i * S::LANES);
-                // Nibbles are 0 to 15 and mean 8 less: −8·Σx is where the low sum begins.
-                let zero = S::zero_i32();
-                let high = S::dot_nibbles(weights, false, part(0).cast(), zero);
-                let low = S::dot_nibbles(weights, false, part(1).cast(), S::load_i32(part(4).cast()));
-                let high = S::dot_nibbles(weights, true, part(2).cast(), high);
-                let low = S::dot_nibbles(weights, true, part(3).cast(), low);
-                let unit = S::load(part(5));
-                *sum = S::mul_add(S::join(high, low), S::mul(scale, unit), *sum);
-            }
+            ask_ahead::<S>(weights, 0, <Self as Weights<S>>::BYTES);
+            let part = |i: usize| x.add(i * S::LANES);
+            // Nibbles are 0 to 15 and mean 8 less: −8·Σx is where the low sum begins.
+            let zero = S::zero_i32();
+            let high = S::dot_nibbles(weights, false, part(0).cast(), zero);
+            let low = S::dot_nibbles(weights, false, part(1).cast(), S::load_i32(part(4).cast()));
+            let high = S::dot_nibbles(weights, true, part(2).cast(), high);
+            let low = S::dot_nibbles(weights, true, part(3).cast(), low);
+            let unit = S::load(part(5));
+            *sum = S::mul_add(S::join(high, low), S::mul(scale, unit), *sum);
         }
     }
 }
@@ -345,7 +331,8 @@ macro_rules! with_weights {
 }
 pub(super) use with_weights;
 
-/// Activations in the order and form in which rows of a format take them: [tokens, spans].
+/// Activations in the order and form in which rows of a format take them: [tokens, spans]. A single token is as
+/// [`Weights::prepare`] leaves it, several are floats in a span's order.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Prepared<'a> {
     /// All tokens.
@@ -379,11 +366,18 @@ impl<'m> Kernel for Prepare<'_, 'm> {
 fn prepare<'m, S: Simd, W: Weights<S>>(call: Prepare<'_, 'm>) -> Prepared<'m> {
     let cols = call.layout.cols;
     let tokens = call.x.len() / cols;
-    let stride = cols.div_ceil(W::SPAN) * W::PREPARED;
+    let of_span = if tokens == 1 { W::PREPARED } else { W::SPAN };
+    let of_token = cols.div_ceil(W::SPAN) * of_span;
+    // A line between tokens: at a multiple of a page apart they would share the sets of the first-level cache.
+    let stride = if tokens == 1 { of_token } else { of_token + 16 };
     let values = call.into.take(tokens * stride);
     for (x, out) in call.x.chunks_exact(cols).zip(values.chunks_exact_mut(stride.max(1))) {
-        for (x, out) in x.chunks(W::SPAN).zip(out.chunks_exact_mut(W::PREPARED)) {
-            W::prepare(x, out);
+        for (x, out) in x.chunks(W::SPAN).zip(out[..of_token].chunks_exact_mut(of_span)) {
+            if tokens == 1 {
+                W::prepare(x, out);
+            } else {
+                in_order::<S, W>(x, out);
+            }
         }
     }
     Prepared { values, stride, tokens }
@@ -471,6 +465,32 @@ impl<'a> RowBytes<'a> {
             } else {
                 let (bytes, scales) = self.tail::<S, W>();
                 (W::decode(bytes.as_ptr()), W::scale(scales.as_ptr()))
+            }
+        }
+    }
+
+    /// Where a span's weights lie.
+    #[inline(always)]
+    pub(super) fn address<S: Simd, W: Weights<S>>(&self, span: usize) -> *const u8 {
+        self.weights.as_ptr().wrapping_add(span * W::BYTES)
+    }
+
+    /// A span decoded and scaled, in the format's order.
+    ///
+    /// # Safety
+    /// As [`RowBytes::decode`].
+    ///
+    /// # Panics
+    /// If `out` is shorter than a span.
+    #[inline(always)]
+    pub(super) unsafe fn decode_into<S: Simd, W: Weights<S>>(&self, span: usize, out: &mut [f32]) {
+        assert!(out.len() >= W::SPAN);
+        // SAFETY: the caller's, and `out` has room for eight registers.
+        unsafe {
+            let (values, scale) = self.decode::<S, W>(span);
+            for (k, &value) in values.iter().enumerate() {
+                let value = if W::SCALE_BYTES == 0 { value } else { S::mul(value, scale) };
+                S::store(out.as_mut_ptr().add(k * S::LANES), value);
             }
         }
     }

@@ -5,16 +5,19 @@
 //! part stays in the first. So a weight is decoded once whatever the number of tokens, and a multiply-add waits for memory
 //! only at a tile's edges. Columns are taken in the order in which a span decodes ([`Weights::column`]), on both sides.
 
-use super::format::{Lines, RowBytes, Weights, with_weights};
+use super::format::{LARGEST_SPAN, Lines, RowBytes, Weights, with_weights};
 use super::rows::Output;
 use crate::quant::{MatrixLayout, MatrixView};
-use crate::simd::{Kernel, Simd, TileCall};
+use crate::simd::{Kernel, STEPS_A_LINE, Simd, TileCall, silu};
 
 /// Columns of a tile: a panel's part, 256·32 floats, is 32 KiB.
 const DEPTH: usize = 256;
 
-/// Rows of a tile: a multiple of every set's `TILE_ROWS`.
-pub(super) const TILE_ROWS: usize = 96;
+/// Rows of a tile: a multiple of [`ROWS_AT_ONCE`]. More rows bring activations from memory less often.
+pub(super) const TILE_ROWS: usize = 144;
+
+/// A multiple of every set's `TILE_ROWS`.
+pub(super) const ROWS_AT_ONCE: usize = 12;
 
 /// Activations packed for [`Tiles`]: [panels, columns in a format's order, 2·LANES tokens].
 #[derive(Debug, Clone, Copy)]
@@ -62,26 +65,37 @@ impl Kernel for Pack<'_> {
     }
 }
 
+/// The most lanes of any set.
+const MOST_LANES: usize = 16;
+
 #[inline(always)]
 fn pack<S: Simd, W: Weights<S>>(call: Pack<'_>) {
     let (cols, width) = (call.layout.cols, 2 * S::LANES);
     let depth = cols.next_multiple_of(W::SPAN);
-    let first = call.panel * width;
+    let mut order = [0; LARGEST_SPAN];
+    for (i, column) in order[..W::SPAN].iter_mut().enumerate() {
+        *column = W::column(i);
+    }
     for span in 0..depth / W::SPAN {
-        let at = (call.panel * depth + span * W::SPAN) * width;
-        for lane in 0..width {
-            let token = first + lane;
-            let row = if token < call.tokens {
-                let row = call.rows.map_or(token, |rows| rows[token] as usize);
-                &call.x[row * cols..][..cols]
-            } else {
-                &[]
-            };
-            let part = row.get(span * W::SPAN..).unwrap_or(&[]);
-            for i in 0..W::SPAN {
-                let value = part.get(W::column(i)).copied().unwrap_or(0.0);
-                // SAFETY: this panel is this task's, and `PackedSize` has room for it.
-                unsafe { call.into.put(0, at + i * width + lane, value) }
+        for first in (0..width).step_by(S::LANES) {
+            let mut parts = [[0.0; LARGEST_SPAN]; MOST_LANES];
+            for (lane, part) in parts[..S::LANES].iter_mut().enumerate() {
+                let token = call.panel * width + first + lane;
+                // Beyond the last token and the last column there are zeros.
+                if token < call.tokens {
+                    let row = call.rows.map_or(token, |rows| rows[token] as usize);
+                    let from = &call.x[row * cols..][span * W::SPAN..cols.min((span + 1) * W::SPAN)];
+                    part[..from.len()].copy_from_slice(from);
+                }
+            }
+            let at = (call.panel * depth + span * W::SPAN) * width + first;
+            for (i, &column) in order[..W::SPAN].iter().enumerate() {
+                let mut lanes = [0.0; MOST_LANES];
+                for (lane, part) in lanes[..S::LANES].iter_mut().zip(&parts) {
+                    *lane = part[column % LARGEST_SPAN];
+                }
+                // SAFETY: inside a kernel for `S`; this panel is this task's, and `PackedSize` has room for it.
+                unsafe { call.into.put_lanes::<S>(0, at + i * width, S::load(lanes.as_ptr())) }
             }
         }
     }
@@ -121,7 +135,7 @@ impl Kernel for Tiles<'_, '_> {
     fn run<S: Simd>(self) {
         let Tiles { w, x, up, rows, out, scratch } = self;
         let Scratch { tile, sums, up: up_sums } = scratch;
-        let stride = x.tokens.next_multiple_of(2 * S::LANES);
+        let stride = sums_stride(x.panels, 2 * S::LANES);
         let call = Block { w, x, rows: rows.clone(), tile, sums };
         let sums = with_weights!(w.layout().format, block::<S, W>(call));
         // No closure: it would not have the kernel's instructions.
@@ -132,17 +146,24 @@ impl Kernel for Tiles<'_, '_> {
                 Some(with_weights!(w.layout().format, block::<S, W>(call)))
             }
         };
-        for (r, row) in rows.enumerate() {
-            for t in 0..x.tokens {
-                let mut value = sums[r * stride + t];
-                if let Some(up) = &up {
-                    value = super::silu(value) * up[r * stride + t];
-                }
+        if let Some(up) = up {
+            for (gate, up) in sums.iter_mut().zip(&*up) {
+                *gate = silu::<S>(*gate) * up;
+            }
+        }
+        // A token's results lie side by side, those of two tokens in different pages.
+        for t in 0..x.tokens {
+            for (r, row) in rows.clone().enumerate() {
                 // SAFETY: this row is this task's.
-                unsafe { out.put(t, row, value) }
+                unsafe { out.put(t, row, sums[r * stride + t]) }
             }
         }
     }
+}
+
+/// Floats from one row of sums to the next: whole panels of tokens, and a cache line so that rows do not share a set.
+fn sums_stride(panels: usize, width: usize) -> usize {
+    panels * width + 16
 }
 
 struct Block<'a, 'm> {
@@ -153,9 +174,9 @@ struct Block<'a, 'm> {
     sums: &'m mut Lines,
 }
 
-/// The products of a block of rows, [rows of the tile, tokens padded to whole panels].
+/// The products of a block of rows, [rows of the tile, [`sums_stride`]].
 #[inline(always)]
-fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
+fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m mut [f32] {
     let Block { w, x, rows, tile, sums } = call;
     let layout = w.layout();
     let width = 2 * S::LANES;
@@ -167,17 +188,31 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
     );
     let padded = rows.len().next_multiple_of(S::TILE_ROWS);
     let tile = tile.take(TILE_ROWS * DEPTH);
-    let sums = sums.take(padded * panels * width);
+    let stride = sums_stride(panels, width);
+    let sums = sums.take(padded * stride);
     sums.fill(0.0);
     tile[rows.len() * DEPTH..padded * DEPTH].fill(0.0);
     for from in (0..all).step_by(DEPTH) {
         let depth = DEPTH.min(all - from);
         for (r, row) in rows.clone().enumerate() {
-            decode::<S, W>(w, row, from / W::SPAN, &mut tile[r * DEPTH..][..depth]);
+            let row = RowBytes::of(w, row);
+            for (i, out) in tile[r * DEPTH..][..depth].chunks_exact_mut(W::SPAN).enumerate() {
+                // SAFETY: called inside a kernel for `S`, for spans that have columns of the row.
+                unsafe { row.decode_into::<S, W>(from / W::SPAN + i, out) }
+            }
         }
         for panel in 0..panels {
             let wide = x.tokens - panel * width > S::LANES;
-            for r in (0..padded).step_by(S::TILE_ROWS) {
+            let part = &x.values[(panel * all + from) * width..][..depth * width];
+            // The rows of the tile share the lines of the panel that is next.
+            let next = if panel + 1 < panels { (panel + 1) * all + from } else { from + depth };
+            for (i, r) in (0..padded).step_by(S::TILE_ROWS).enumerate() {
+                let line = i * (depth / STEPS_A_LINE) * 16;
+                let ahead = if line < part.len() {
+                    x.values.as_ptr().wrapping_add(next * width + line)
+                } else {
+                    part.as_ptr()
+                };
                 // SAFETY: called inside a kernel for `S`; the tile has `padded` rows of DEPTH, the panel `depth` rows from
                 // `from` on, the sums `padded` rows of all panels, as asserted and taken above.
                 unsafe {
@@ -185,10 +220,11 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
                         TileCall {
                             w: tile.as_ptr().add(r * DEPTH),
                             w_stride: DEPTH,
-                            x: x.values.as_ptr().add((panel * all + from) * width),
+                            x: part.as_ptr(),
                             depth,
-                            out: sums.as_mut_ptr().add(r * panels * width + panel * width),
-                            out_stride: panels * width,
+                            out: sums.as_mut_ptr().add(r * stride + panel * width),
+                            out_stride: stride,
+                            ahead: ahead.cast(),
                         },
                         wide,
                     );
@@ -197,21 +233,4 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m [f32] {
         }
     }
     sums
-}
-
-/// Decodes whole spans of a row, scaled, in the format's order.
-#[inline(always)]
-fn decode<S: Simd, W: Weights<S>>(w: MatrixView<'_>, row: usize, first: usize, out: &mut [f32]) {
-    let row = RowBytes::of(w, row);
-    for (i, out) in out.chunks_exact_mut(W::SPAN).enumerate() {
-        // SAFETY: called inside a kernel for `S`, for spans that have columns of the row. A span decodes to as many floats as
-        // `out` has.
-        unsafe {
-            let (values, scale) = row.decode::<S, W>(first + i);
-            for (k, &value) in values.iter().enumerate() {
-                let value = if W::SCALE_BYTES == 0 { value } else { S::mul(value, scale) };
-                S::store(out.as_mut_ptr().add(k * S::LANES), value);
-            }
-        }
-    }
 }

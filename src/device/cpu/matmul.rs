@@ -6,13 +6,14 @@ use std::ops::Range;
 use super::Isa;
 use super::format::{Lines, Prepare, Prepared};
 use super::gemm::{self, Pack, Packed, PackedSize, Tiles};
+use super::narrow;
 use super::pool::Pool;
 use super::rows::{GatedRows, Output, Rows};
 use crate::checkpoint::weights::GatedMlp;
 use crate::quant::{MatrixLayout, MatrixView};
 
-/// Tokens up to which rows are multiplied one by one. Beyond, decoding them once a tile pays.
-pub(super) const FEW: usize = 8;
+/// Tokens up to which columns stand in the lanes. Beyond, tokens do.
+pub(super) const FEW: usize = narrow::MOST;
 
 /// Bytes of weights below which another thread is not worth waking.
 const PARALLEL_FROM: usize = 1 << 15;
@@ -23,6 +24,8 @@ const TASK_BYTES: usize = 1 << 14;
 thread_local! {
     /// A thread's memory for tiles.
     static TILES: RefCell<gemm::Scratch> = RefCell::default();
+    /// The same for a few tokens.
+    static TILE: RefCell<Lines> = RefCell::default();
     /// A calling thread's memory for activations: of the first matrix, of the second, between the two halves of an MLP.
     static CALLER: RefCell<Caller> = RefCell::default();
 }
@@ -58,9 +61,9 @@ impl Cut {
     pub(super) fn new(layout: &MatrixLayout, tokens: usize, threads: usize) -> Cut {
         let rows = layout.rows;
         if tokens > FEW {
-            // Several tasks a thread, so that all end at about the same time; a tile's rows at most.
-            let each = rows.div_ceil(threads * 4).next_multiple_of(24).min(gemm::TILE_ROWS);
-            return Cut { rows, each };
+            // Several tasks a thread, the same number for each, so that all end at about the same time; a tile's rows at most.
+            let tasks = rows.div_ceil(gemm::TILE_ROWS).max(threads * 4).next_multiple_of(threads);
+            return Cut { rows, each: rows.div_ceil(tasks).next_multiple_of(gemm::ROWS_AT_ONCE) };
         }
         if layout.weight_bytes() < PARALLEL_FROM {
             return Cut { rows, each: rows };
@@ -98,7 +101,7 @@ impl Compute<'_> {
         let out = Output::new(y, rows);
         if tokens <= FEW {
             let x = self.prepare(w.layout(), x, memory);
-            self.pool.run(cut.tasks(), &|task| self.isa.run(Rows { w, x, rows: cut.range(task), out }));
+            self.pool.run(cut.tasks(), &|task| self.rows(w, x, cut.range(task), out));
         } else {
             let x = self.pack(w.layout(), x, None, tokens, memory);
             self.pool.run(cut.tasks(), &|task| self.tiles(w, x, None, cut.range(task), out));
@@ -139,10 +142,8 @@ impl Compute<'_> {
                 };
                 let gate = self.prepare(mlp.gate.layout(), x, first);
                 let up = if same { gate } else { self.prepare(mlp.up.layout(), x, second) };
-                self.pool.run(cut.tasks(), &|task| {
-                    let rows = cut.range(task);
-                    self.isa.run(GatedRows { gate: (mlp.gate, gate), up: (mlp.up, up), rows, out: to });
-                });
+                let (gate, up) = ((mlp.gate, gate), (mlp.up, up));
+                self.pool.run(cut.tasks(), &|task| self.gated_rows(gate, up, cut.range(task), to));
             } else {
                 let gate = self.pack(mlp.gate.layout(), x, rows, tokens, first);
                 let up = if same { gate } else { self.pack(mlp.up.layout(), x, rows, tokens, second) };
@@ -152,6 +153,22 @@ impl Compute<'_> {
             }
             self.matmul_in(first, mlp.down, between, out);
         });
+    }
+
+    /// y[t, r] = w[r]·x[t] for rows that no other task writes.
+    pub(super) fn rows(self, w: MatrixView<'_>, x: Prepared<'_>, rows: Range<usize>, out: Output) {
+        TILE.with_borrow_mut(|tile| self.isa.run(Rows { w, x, rows, out, tile }));
+    }
+
+    /// h[t, r] = silu(gate[r]·x[t]) · (up[r]·x[t]) for rows that no other task writes.
+    pub(super) fn gated_rows(
+        self,
+        gate: (MatrixView<'_>, Prepared<'_>),
+        up: (MatrixView<'_>, Prepared<'_>),
+        rows: Range<usize>,
+        out: Output,
+    ) {
+        TILE.with_borrow_mut(|tile| self.isa.run(GatedRows { gate, up, rows, out, tile }));
     }
 
     /// Activations for [`Rows`].

@@ -8,6 +8,7 @@ mod cores;
 mod format;
 mod gemm;
 mod matmul;
+mod narrow;
 mod pool;
 mod rows;
 mod together;
@@ -106,12 +107,6 @@ impl CpuDevice {
 thread_local! {
     /// A calling thread's memory for attention.
     static ATTENTION: RefCell<attention::Memory> = RefCell::default();
-}
-
-/// x·sigmoid(x).
-#[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
 }
 
 /// x / √(mean(x²) + eps) ⊙ weight.

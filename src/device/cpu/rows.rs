@@ -1,11 +1,12 @@
-//! Rows of weights times a few tokens: decoding, which is as fast as memory brings the weights.
+//! Rows of weights times one token, which is as fast as memory brings the weights, or a few (`narrow.rs`).
 //!
-//! A row is decoded where it lies and multiplied with up to [`Simd::TOKENS`] tokens before the next is looked at. One row at a
-//! time means one stream of addresses, which is prefetched (`format.rs`).
+//! A row is decoded where it lies and multiplied before the next is looked at. One row at a time means one stream of addresses,
+//! which is prefetched (`format.rs`).
 
-use super::format::{Prepared, RowBytes, Weights, with_weights};
+use super::format::{Lines, Prepared, RowBytes, Weights, with_weights};
+use super::narrow::{self, MOST};
 use crate::quant::MatrixView;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, silu};
 
 /// Where results go: out[t, r] at `t · stride + r`.
 #[derive(Clone, Copy)]
@@ -49,6 +50,16 @@ impl Output {
         unsafe { *self.at(token, row) = value }
     }
 
+    /// The elements of a register's rows from `row` on.
+    ///
+    /// # Safety
+    /// As [`Output::put`], for each of them; inside a kernel for `S`.
+    #[inline(always)]
+    pub(super) unsafe fn put_lanes<S: Simd>(&self, token: usize, row: usize, values: S::F) {
+        // SAFETY: the caller's: rows lie one after another.
+        unsafe { S::store(self.at(token, row), values) }
+    }
+
     /// # Safety
     /// As [`Output::put`].
     #[inline(always)]
@@ -59,147 +70,114 @@ impl Output {
 }
 
 /// y[t, r] = w[r]·x[t] for `rows`.
-pub(super) struct Rows<'a> {
+pub(super) struct Rows<'a, 'm> {
     pub w: MatrixView<'a>,
     pub x: Prepared<'a>,
     pub rows: std::ops::Range<usize>,
     /// No other task writes these rows.
     pub out: Output,
+    /// This thread's, for several tokens.
+    pub tile: &'m mut Lines,
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for Rows<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        with_weights!(self.w.layout().format, rows::<S, W>(self));
+        let Rows { w, x, rows, out, tile } = self;
+        for first in rows.clone().step_by(BLOCK) {
+            let some = first..rows.end.min(first + BLOCK);
+            let mut products = [[0.0; MOST]; BLOCK];
+            with_weights!(w.layout().format, block::<S, W>(w, &x, some.clone(), tile, &mut products));
+            for (row, products) in some.zip(&products) {
+                for (t, &product) in products[..x.tokens].iter().enumerate() {
+                    // SAFETY: this row is this task's.
+                    unsafe { out.put(t, row, product) }
+                }
+            }
+        }
     }
 }
 
 /// h[t, r] = silu(gate[r]·x[t]) · (up[r]·x[t]) for `rows`.
-pub(super) struct GatedRows<'a> {
+pub(super) struct GatedRows<'a, 'm> {
     pub gate: (MatrixView<'a>, Prepared<'a>),
     pub up: (MatrixView<'a>, Prepared<'a>),
     pub rows: std::ops::Range<usize>,
     /// No other task writes these rows.
     pub out: Output,
+    /// This thread's, for several tokens.
+    pub tile: &'m mut Lines,
 }
 
-impl Kernel for GatedRows<'_> {
+impl Kernel for GatedRows<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let tokens = self.gate.1.tokens;
-        let end = self.rows.end;
-        for block in self.rows.step_by(BLOCK) {
-            let rows = block..(block + BLOCK).min(end);
-            for first in (0..tokens).step_by(S::TOKENS) {
-                let n = (tokens - first).min(S::TOKENS);
-                let mut gate = [[0.0; MOST_TOKENS]; BLOCK];
-                let mut up = [[0.0; MOST_TOKENS]; BLOCK];
-                for (row, sums) in rows.clone().zip(&mut gate) {
-                    some_tokens::<S>(self.gate.0, row, &self.gate.1, first, &mut sums[..n]);
-                }
-                for (row, sums) in rows.clone().zip(&mut up) {
-                    some_tokens::<S>(self.up.0, row, &self.up.1, first, &mut sums[..n]);
-                }
-                for (row, (gate, up)) in rows.clone().zip(gate.iter().zip(&up)) {
-                    for (t, (g, u)) in gate[..n].iter().zip(up).enumerate() {
-                        // SAFETY: this row is this task's.
-                        unsafe { self.out.put(first + t, row, super::silu(*g) * u) }
-                    }
+        let GatedRows { gate: (gate, of_gate), up: (up, of_up), rows, out, tile } = self;
+        for first in rows.clone().step_by(BLOCK) {
+            let some = first..rows.end.min(first + BLOCK);
+            let mut gates = [[0.0; MOST]; BLOCK];
+            let mut ups = [[0.0; MOST]; BLOCK];
+            with_weights!(
+                gate.layout().format,
+                block::<S, W>(gate, &of_gate, some.clone(), tile, &mut gates)
+            );
+            with_weights!(up.layout().format, block::<S, W>(up, &of_up, some.clone(), tile, &mut ups));
+            for (row, (gates, ups)) in some.zip(gates.iter().zip(&ups)) {
+                for (t, (g, u)) in gates[..of_gate.tokens].iter().zip(ups).enumerate() {
+                    // SAFETY: this row is this task's.
+                    unsafe { out.put(t, row, silu::<S>(*g) * u) }
                 }
             }
         }
     }
 }
 
-/// Rows of one matrix before those of the other: long runs of addresses.
-const BLOCK: usize = 16;
+/// Rows of one matrix before those of the other: long runs of addresses. A multiple of a tile's rows.
+const BLOCK: usize = 5 * narrow::ROWS;
 
-/// The largest [`Simd::TOKENS`].
-const MOST_TOKENS: usize = 8;
-
+/// products[i][t] = w[row]·x[t] for the i-th of `rows`.
 #[inline(always)]
-fn rows<S: Simd, W: Weights<S>>(call: Rows<'_>) {
-    let tokens = call.x.tokens;
-    for row in call.rows {
-        for first in (0..tokens).step_by(S::TOKENS) {
-            let mut sums = [0.0; MOST_TOKENS];
-            let n = (tokens - first).min(S::TOKENS);
-            by_count::<S, W>(call.w, row, &call.x, first, &mut sums[..n]);
-            for (t, &sum) in sums[..n].iter().enumerate() {
-                // SAFETY: this row is this task's.
-                unsafe { call.out.put(first + t, row, sum) }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn some_tokens<S: Simd>(w: MatrixView<'_>, row: usize, x: &Prepared<'_>, first: usize, out: &mut [f32]) {
-    with_weights!(w.layout().format, by_count::<S, W>(w, row, x, first, out));
-}
-
-/// Cuts a count of tokens into counts that code is compiled for.
-#[inline(always)]
-fn by_count<S: Simd, W: Weights<S>>(
+fn block<S: Simd, W: Weights<S>>(
     w: MatrixView<'_>,
-    row: usize,
     x: &Prepared<'_>,
-    first: usize,
-    out: &mut [f32],
+    rows: std::ops::Range<usize>,
+    tile: &mut Lines,
+    products: &mut [[f32; MOST]; BLOCK],
 ) {
-    let mut done = 0;
-    while done < out.len() {
-        let at = first + done;
-        match out.len() - done {
-            8.. => done += store(&mut out[done..], dot::<S, W, 8>(w, row, x, at)),
-            4.. => done += store(&mut out[done..], dot::<S, W, 4>(w, row, x, at)),
-            2.. => done += store(&mut out[done..], dot::<S, W, 2>(w, row, x, at)),
-            _ => done += store(&mut out[done..], dot::<S, W, 1>(w, row, x, at)),
+    if x.tokens == 1 {
+        for (row, products) in rows.zip(products) {
+            products[0] = dot::<S, W>(w, row, x);
         }
+    } else {
+        narrow::products::<S, W>(w, x, rows, tile, products);
     }
 }
 
+/// w[row]·x of a single token.
 #[inline(always)]
-fn store<const T: usize>(out: &mut [f32], sums: [f32; T]) -> usize {
-    out[..T].copy_from_slice(&sums);
-    T
-}
-
-/// w[row]·x[first + t] for T tokens.
-#[inline(always)]
-fn dot<S: Simd, W: Weights<S>, const T: usize>(
-    w: MatrixView<'_>,
-    row: usize,
-    x: &Prepared<'_>,
-    first: usize,
-) -> [f32; T] {
+fn dot<S: Simd, W: Weights<S>>(w: MatrixView<'_>, row: usize, x: &Prepared<'_>) -> f32 {
     let bytes = RowBytes::of(w, row);
     let (spans, rest) = bytes.spans::<S, W>();
     let needed = (spans + usize::from(rest)) * W::PREPARED;
-    assert!((first + T) * x.stride <= x.values.len() && needed <= x.stride, "prepared for {:?}", w.layout());
+    assert!(x.tokens == 1 && x.values.len() == needed, "prepared for {:?}", w.layout());
 
-    // SAFETY: called inside a kernel for `S`. The row has `spans` whole spans, and a copy of the last is long enough. Every
-    // token has `needed` prepared floats.
+    // SAFETY: called inside a kernel for `S`. The row has `spans` whole spans, and a copy of the last is long enough. There are
+    // `needed` prepared floats.
     unsafe {
-        let x_first = x.values.as_ptr().add(first * x.stride);
-        let mut sums = [S::splat(0.0); T];
+        let x = x.values.as_ptr();
+        let mut sum = S::splat(0.0);
         for span in 0..spans {
             let (from, scale) = bytes.span::<S, W>(span);
-            W::multiply::<T>(from, scale, x_first.add(span * W::PREPARED), x.stride, &mut sums);
+            W::multiply(from, scale, x.add(span * W::PREPARED), &mut sum);
         }
         if rest {
             let (tail, scales) = bytes.tail::<S, W>();
-            let from = x_first.add(spans * W::PREPARED);
-            W::multiply::<T>(tail.as_ptr(), W::scale(scales.as_ptr()), from, x.stride, &mut sums);
+            W::multiply(tail.as_ptr(), W::scale(scales.as_ptr()), x.add(spans * W::PREPARED), &mut sum);
         }
-        let mut totals = [0.0; T];
-        for (total, sum) in totals.iter_mut().zip(sums) {
-            *total = S::sum(sum);
-        }
-        totals
+        S::sum(sum)
     }
 }

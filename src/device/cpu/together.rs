@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::format::{Lines, Prepared};
 use super::matmul::{Compute, Cut, gather};
-use super::rows::{GatedRows, Output, Rows};
+use super::rows::Output;
 use super::workers::{HostJob, JobPanic};
 use crate::checkpoint::weights::GatedMlp;
 use crate::quant::MatrixView;
@@ -58,7 +58,7 @@ pub(super) fn run(
         let Work { at, mlp, gate, up, between, .. } = &works[work];
         panics.catch(*at, || {
             let (gate, up) = ((mlp.gate, *gate), (mlp.up, *up));
-            compute.isa.run(GatedRows { gate, up, rows: cut.range(part), out: *between });
+            compute.gated_rows(gate, up, cut.range(part), *between);
         });
     });
     drop(works);
@@ -78,7 +78,7 @@ pub(super) fn run(
     compute.pool.run(tasks.count(), &|task| {
         let (work, cut, part) = tasks.of(task);
         let (at, w, x, out) = works[work];
-        panics.catch(at, || compute.isa.run(Rows { w, x, rows: cut.range(part), out }));
+        panics.catch(at, || compute.rows(w, x, cut.range(part), out));
     });
     panics.first()
 }

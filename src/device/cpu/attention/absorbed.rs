@@ -6,7 +6,7 @@
 use super::{Attend, Memory};
 use crate::device::KV_PAGE;
 use crate::device::cpu::format::{Lines, Prepare, RowBytes, Weights, with_weights};
-use crate::device::cpu::rows::{Output, Rows};
+use crate::device::cpu::rows::Output;
 use crate::quant::MatrixView;
 use crate::simd::{Kernel, Simd};
 
@@ -65,7 +65,7 @@ pub(super) fn run(attend: &Attend<'_>, memory: &mut Memory) {
             let values = head * rows + a.nope_head_dim..(head + 1) * rows;
             // Row `values.start` of the matrix is the head's first column of the token's results.
             let out = attend.out.moved(token, head * a.v_head_dim, values.start);
-            isa.run(Rows { w, x, rows: values, out });
+            attend.compute.rows(w, x, values, out);
         }
     });
 }

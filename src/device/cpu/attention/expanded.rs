@@ -139,6 +139,7 @@ impl Kernel for Meet<'_> {
                             depth,
                             out: scores.as_mut_ptr().add(p * panel),
                             out_stride: padded,
+                            ahead: keys.as_ptr().wrapping_add((p + 1) * panel * depth).cast(),
                         },
                         true,
                     );
@@ -180,6 +181,7 @@ impl Kernel for Meet<'_> {
                             depth: seen(count - 1),
                             out: mixed.as_mut_ptr().add(p * panel),
                             out_stride: wide_v,
+                            ahead: values.as_ptr().wrapping_add((p + 1) * rows.len() * panel).cast(),
                         },
                         true,
                     );
