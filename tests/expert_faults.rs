@@ -61,7 +61,8 @@ const fn kind(point: Point, count: u64, outcome: Outcome) -> Kind {
     Kind { point, count, outcome }
 }
 
-/// Faults that do not end the engine. Two failed reads are the two attempts at one record, or one each of two.
+/// Faults that do not end the engine. Two failed reads are the two attempts at one record, or one each of two. A wrong byte is
+/// found behind the second of a record's two copies, and all of it copied once more: three cannot be survived.
 const KINDS: [Kind; 12] = [
     kind(Point::Read, 1, Outcome::Recovery),
     kind(Point::Read, 2, Outcome::Expert(Tier::File)),
@@ -72,7 +73,7 @@ const KINDS: [Kind; 12] = [
     kind(Point::Copy, 1, Outcome::Recovery),
     kind(Point::Copy, 8, Outcome::Expert(Tier::Device)),
     kind(Point::Garble, 1, Outcome::Recovery),
-    kind(Point::Garble, 2, Outcome::Expert(Tier::Device)),
+    kind(Point::Garble, 3, Outcome::Expert(Tier::Device)),
     kind(Point::Panic, 1, Outcome::Expert(Tier::Host)),
     kind(Point::NonFinite, 1, Outcome::NonFinite),
 ];

@@ -23,17 +23,22 @@ fn walk(misses: &[Miss], rates: &Rates, busy: Busy, on_cpu: u32) -> f64 {
     let mut link = busy.link_free_in;
     for &i in order.iter().filter(|&&i| !cpu(i)) {
         match misses[i].arriving_in {
-            Some(at) => arrivals.push((at, misses[i].bytes)),
+            Some(at) => arrivals.push((at, i)),
             None => {
                 link = link.max(misses[i].host_in) + misses[i].bytes as f64 / rates.link;
-                arrivals.push((link, misses[i].bytes));
+                arrivals.push((link, i));
             }
         }
     }
-    arrivals.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut done = busy.gpu_free_in;
-    for (at, bytes) in arrivals {
-        done = done.max(at) + rates.fixed + bytes as f64 / rates.gpu;
+    for (at, i) in arrivals {
+        // One launch when gate and up are there, another when down is.
+        let (rest, down) = ((misses[i].bytes - misses[i].down) as f64, misses[i].down as f64);
+        done = done.max(at - down / rates.link) + rates.fixed + rest / rates.gpu;
+        if misses[i].down > 0 {
+            done = done.max(at) + rates.fixed + down / rates.gpu;
+        }
     }
     let mut t = busy.cpu_free_in;
     for &i in order.iter().filter(|&&i| cpu(i)) {
