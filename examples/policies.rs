@@ -26,7 +26,9 @@ fn main() -> abruzzi::Result<()> {
     for policy in CachePolicy::ALL {
         row(&policy.to_string(), &|slots| policy.build(slots, layers, trace.experts(), trace.top_k()));
     }
-    for (told, next) in [("the rest of a pass", 0.0), ("3 of 10 next tokens", 0.3), ("8 of 10", 0.8), ("every one", 1.0)] {
+    for (told, next) in
+        [("the rest of a pass", 0.0), ("3 of 10 next tokens", 0.3), ("8 of 10", 0.8), ("every one", 1.0)]
+    {
         row(&format!("reuse, told {told}"), &|_| Box::new(Foretold::new(&trace, next)));
     }
     row("static, hot set of this trace", &|_| Box::new(StaticHot::from_trace(&trace)));

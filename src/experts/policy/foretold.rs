@@ -45,11 +45,10 @@ impl Future<'_> {
 
     /// Whether it is known that the expert is used when its layer comes next.
     fn tells(&self, id: ExpertId) -> bool {
-        // Passes are counted from 1 on, so the number of one is the index of the next.
-        let next = self.passes.now as usize;
+        let Some(running) = (self.passes.now as usize).checked_sub(1) else { return false };
         let pass = match id.layer > self.passes.layer {
-            true => next.checked_sub(1),
-            false => Some(next).filter(|&pass| self.known_ahead(pass)),
+            true => Some(running),
+            false => Some(running + 1).filter(|&pass| self.known_ahead(pass)),
         };
         let tokens = pass.and_then(|pass| self.tokens.get(pass)).cloned().unwrap_or_default();
         let Ok(layer) = self.trace.layers().binary_search(&id.layer) else { return false };

@@ -207,7 +207,8 @@ fn who_is_told_more_hits_more() {
     })
     .unwrap();
     let told = |share| evaluate(&trace, &mut Foretold::new(&trace, share), 2).rate();
-    let (default, best) = (evaluate(&trace, &mut Reuse::new(), 2), evaluate(&trace, &mut Belady::new(&trace), 2));
+    let (default, best) =
+        (evaluate(&trace, &mut Reuse::new(), 2), evaluate(&trace, &mut Belady::new(&trace), 2));
     let rates = [default.rate() - 0.01, told(0.0), told(0.5), told(1.0), best.rate()];
     assert!(rates.is_sorted(), "{rates:?}");
     assert!(told(1.0) > told(0.0) + 0.05, "{rates:?}");
