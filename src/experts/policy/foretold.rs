@@ -1,4 +1,4 @@
-//! What guesses of the routing could do for a cache, at most.
+//! What guesses of the routing would do for a cache if they were never wrong.
 
 use std::ops::Range;
 
