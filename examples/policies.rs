@@ -1,7 +1,7 @@
 //! How good each cache policy is: `cargo run --release --example policies -- [TRACE]` (a synthetic trace of Kimi-K2's shape
 //! unless a file is named, as `record_routing` and `--trace` write them). Prints a Markdown table of hit rates.
 
-use abruzzi::experts::policy::{Belady, CachePolicy, Policy, StaticHot, evaluate};
+use abruzzi::experts::policy::{Belady, CachePolicy, Foretold, Policy, StaticHot, evaluate};
 use abruzzi::experts::trace::{RoutingTrace, SyntheticTrace};
 
 fn main() -> abruzzi::Result<()> {
@@ -25,6 +25,11 @@ fn main() -> abruzzi::Result<()> {
     let layers = trace.layers().last().map_or(0, |&l| l as usize + 1);
     for policy in CachePolicy::ALL {
         row(&policy.to_string(), &|slots| policy.build(slots, layers, trace.experts(), trace.top_k()));
+    }
+    for (told, next) in
+        [("the rest of a pass", 0.0), ("3 of 10 next tokens", 0.3), ("8 of 10", 0.8), ("every one", 1.0)]
+    {
+        row(&format!("reuse, told {told}"), &|_| Box::new(Foretold::new(&trace, next)));
     }
     row("static, hot set of this trace", &|_| Box::new(StaticHot::from_trace(&trace)));
     row("belady, every miss kept", &|_| Box::new(Belady::keeping_all(&trace)));

@@ -2,6 +2,7 @@
 
 mod belady;
 mod evaluate;
+mod foretold;
 mod lfru;
 mod lru;
 mod ranked;
@@ -17,6 +18,7 @@ use crate::error::Error;
 
 pub use belady::Belady;
 pub use evaluate::{HitRate, evaluate};
+pub use foretold::Foretold;
 pub use lfru::Lfru;
 pub use lru::Lru;
 pub use reuse::Reuse;

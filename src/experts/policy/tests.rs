@@ -160,6 +160,60 @@ fn belady_follows_prefill_chunks() {
     assert_eq!((result.uses, result.hits), (17, 3 + 6));
 }
 
+#[test]
+fn what_is_foretold_stays_until_it_was_used() {
+    let rows = [[0, 0], [1, 1], [2, 0], [0, 1]].map(Vec::from);
+    let trace = trace_of(2, 4, 1, &rows);
+    let run = |share: f64, seen: &[ExpertId]| {
+        let mut foretold = Foretold::new(&trace, share);
+        for e in [id(0, 0), id(1, 0), id(1, 1)] {
+            foretold.insert(e);
+        }
+        seen.iter().for_each(|&e| foretold.touch(e));
+        // Which residents it lets go, one after the other, for an expert that nothing is known of.
+        let mut gone = Vec::new();
+        while let Victim::Evict(e) = foretold.least(id(1, 3), &mut |e| !gone.contains(&e)) {
+            assert!(foretold.worth(e) < 1.0);
+            gone.push(e);
+        }
+        gone.sort();
+        gone
+    };
+    // Layer 0 of the second pass: its layer 1 goes to expert 1.
+    let seen = [id(0, 0), id(1, 0), id(0, 1)];
+    assert_eq!(run(0.0, &seen), [id(0, 0), id(1, 0)]);
+    // Then nothing is known, but for who knows the third pass: it goes to experts 2 and 0.
+    let seen = [id(0, 0), id(1, 0), id(0, 1), id(1, 1)];
+    assert_eq!(run(0.0, &seen), [id(0, 0), id(1, 0), id(1, 1)]);
+    assert_eq!(run(1.0, &seen), [id(0, 0), id(1, 1)]);
+    // Of every second pass: not of the third, but of the fourth, which goes to experts 0 and 1.
+    assert_eq!(run(0.5, &seen), [id(0, 0), id(1, 0), id(1, 1)]);
+    assert_eq!(run(0.5, &[&seen[..], &[id(0, 2), id(1, 0)]].concat()), [id(1, 0)]);
+    // Before the first use and behind the last there is nothing to tell.
+    assert_eq!(run(1.0, &[]).len(), 3);
+    let end = [&seen[..], &[id(0, 2), id(1, 0), id(0, 0), id(1, 1)]].concat();
+    assert_eq!(run(1.0, &end).len(), 3);
+}
+
+/// With two slots for a token's three experts: who knows the next token keeps what it uses.
+#[test]
+fn who_is_told_more_hits_more() {
+    let trace = RoutingTrace::synthetic(&SyntheticTrace {
+        layers: vec![1, 2, 4],
+        experts: 12,
+        top_k: 1,
+        tokens: 2000,
+        seed: 3,
+    })
+    .unwrap();
+    let told = |share| evaluate(&trace, &mut Foretold::new(&trace, share), 2).rate();
+    let (default, best) =
+        (evaluate(&trace, &mut Reuse::new(), 2), evaluate(&trace, &mut Belady::new(&trace), 2));
+    let rates = [default.rate() - 0.01, told(0.0), told(0.5), told(1.0), best.rate()];
+    assert!(rates.is_sorted(), "{rates:?}");
+    assert!(told(1.0) > told(0.0) + 0.05, "{rates:?}");
+}
+
 /// The most hits a tier can have when experts are used one by one: every choice tried.
 fn most_hits(uses: &[u16], resident: &mut Vec<u16>, slots: usize) -> usize {
     let Some((&used, rest)) = uses.split_first() else { return 0 };
