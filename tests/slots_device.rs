@@ -379,7 +379,11 @@ fn gate_and_up_may_be_computed_with_before_down_is_there() {
                     device.fill(&slots, other, layer.bytes((expert + 1) % experts)).unwrap();
                     part(expert, 0..down / 2);
                 }
-                let gate_up = (0..experts).map(|expert| part(expert, down / 2..down)).last().unwrap();
+                let gate_up = (0..experts)
+                    .map(|expert| part(expert, down / 2..down))
+                    .collect::<Vec<_>>()
+                    .pop()
+                    .unwrap();
                 let listed: Vec<_> = (0..experts).map(|e| (e as u32, at(e))).collect();
                 let mut batch = Batch::new(device, tokens, experts);
                 device.blank_pairs(&batch.routing, &mut batch.pairs).unwrap();
@@ -389,7 +393,8 @@ fn gate_and_up_may_be_computed_with_before_down_is_there() {
                 assert!(got.iter().all(|v| v.is_nan()), "{format:?}, {tokens} tokens: computed without down");
                 assert_eq!(device.stale(&slots).unwrap(), Some((LAYER, 0, 0)));
 
-                let whole = (0..experts).map(|expert| part(expert, down..all)).last().unwrap();
+                let whole =
+                    (0..experts).map(|expert| part(expert, down..all)).collect::<Vec<_>>().pop().unwrap();
                 let Batch { x, routing, pairs, .. } = &mut batch;
                 device.experts_arriving(x, &slots, LAYER, &listed, &whole, routing, pairs).unwrap();
                 assert!(batch.read(device) == want, "{format:?}, {tokens} tokens");
