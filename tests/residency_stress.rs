@@ -204,6 +204,6 @@ fn sessions_faults_and_resizes_at_once() {
     let seed = variable("ABRUZZI_STRESS_SEED", 1);
     let watchdog = Watchdog::new("stress");
     for setting in &SETTINGS {
-        stress(setting, steps / SETTINGS.len() as u64, seed, &watchdog);
+        stress(setting, steps.div_ceil(SETTINGS.len() as u64), seed, &watchdog);
     }
 }
