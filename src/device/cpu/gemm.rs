@@ -124,8 +124,8 @@ pub(super) struct Tiles<'a, 'm> {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     tile: Lines,
-    sums: Lines,
-    up: Lines,
+    /// Of either matrix.
+    sums: [Lines; 2],
 }
 
 impl Kernel for Tiles<'_, '_> {
@@ -134,21 +134,19 @@ impl Kernel for Tiles<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Tiles { w, x, up, rows, out, scratch } = self;
-        let Scratch { tile, sums, up: up_sums } = scratch;
+        let Scratch { tile, sums: [first, second] } = scratch;
         let stride = sums_stride(x.panels, 2 * S::LANES);
-        let call = Block { w, x, rows: rows.clone(), tile, sums };
-        let sums = with_weights!(w.layout().format, block::<S, W>(call));
-        // No closure: it would not have the kernel's instructions.
-        let up = match up {
-            None => None,
-            Some((w, x)) => {
-                let call = Block { w, x, rows: rows.clone(), tile, sums: up_sums };
-                Some(with_weights!(w.layout().format, block::<S, W>(call)))
+        // One place for both, which halves what is compiled for every format and instruction set.
+        for (operands, sums) in [Some((w, x)), up].into_iter().zip([&mut *first, &mut *second]) {
+            if let Some((w, x)) = operands {
+                let call = Block { w, x, rows: rows.clone(), tile, sums };
+                with_weights!(w.layout().format, block::<S, W>(call));
             }
-        };
-        if let Some(up) = up {
-            for (gate, up) in sums.iter_mut().zip(&*up) {
-                *gate = silu::<S>(*gate) * up;
+        }
+        let sums = first.take(rows.len() * stride);
+        if up.is_some() {
+            for (gate, up) in sums.iter_mut().zip(second.take(rows.len() * stride)) {
+                *gate = silu::<S>(*gate) * *up;
             }
         }
         // A token's results lie side by side, those of two tokens in different pages.
@@ -170,13 +168,14 @@ struct Block<'a, 'm> {
     w: MatrixView<'a>,
     x: Packed<'a>,
     rows: std::ops::Range<usize>,
-    tile: &'a mut Lines,
+    tile: &'m mut Lines,
+    /// Becomes [rows of the tile, [`sums_stride`]].
     sums: &'m mut Lines,
 }
 
-/// The products of a block of rows, [rows of the tile, [`sums_stride`]].
+/// The products of a block of rows.
 #[inline(always)]
-fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m mut [f32] {
+fn block<S: Simd, W: Weights<S>>(call: Block<'_, '_>) {
     let Block { w, x, rows, tile, sums } = call;
     let layout = w.layout();
     let width = 2 * S::LANES;
@@ -232,5 +231,4 @@ fn block<'m, S: Simd, W: Weights<S>>(call: Block<'_, 'm>) -> &'m mut [f32] {
             }
         }
     }
-    sums
 }

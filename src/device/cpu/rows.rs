@@ -119,14 +119,13 @@ impl Kernel for GatedRows<'_, '_> {
         let GatedRows { gate: (gate, of_gate), up: (up, of_up), rows, out, tile } = self;
         for first in rows.clone().step_by(BLOCK) {
             let some = first..rows.end.min(first + BLOCK);
-            let mut gates = [[0.0; MOST]; BLOCK];
-            let mut ups = [[0.0; MOST]; BLOCK];
-            with_weights!(
-                gate.layout().format,
-                block::<S, W>(gate, &of_gate, some.clone(), tile, &mut gates)
-            );
-            with_weights!(up.layout().format, block::<S, W>(up, &of_up, some.clone(), tile, &mut ups));
-            for (row, (gates, ups)) in some.zip(gates.iter().zip(&ups)) {
+            let mut products = [[[0.0; MOST]; BLOCK]; 2];
+            // One place for both, which halves what is compiled for every format and instruction set.
+            for ((w, x), products) in [(gate, &of_gate), (up, &of_up)].into_iter().zip(&mut products) {
+                with_weights!(w.layout().format, block::<S, W>(w, x, some.clone(), tile, products));
+            }
+            let [gates, ups] = &products;
+            for (row, (gates, ups)) in some.zip(gates.iter().zip(ups)) {
                 for (t, (g, u)) in gates[..of_gate.tokens].iter().zip(ups).enumerate() {
                     // SAFETY: this row is this task's.
                     unsafe { out.put(t, row, silu::<S>(*g) * u) }
