@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::choice::{Chosen, DeviceChoice};
 use super::session::{CancelToken, Session, SessionOptions};
 use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, LoadStats, SkippedTensors, memory};
 use crate::config::ModelConfig;
-use crate::device::cpu::{CpuDevice, Workers};
-#[cfg(feature = "cuda")]
-use crate::device::cuda::{CudaDevice, Gpu};
+use crate::device::cpu::Workers;
 use crate::device::{Device, SampleSettings};
 use crate::error::{Error, Result};
 use crate::experts::fault::Faults;
@@ -20,19 +19,6 @@ use crate::experts::stats::ExpertStats;
 use crate::model::{Model, Sequence};
 use crate::telemetry::Tracer;
 use crate::tokenizer::{ChatTemplate, Message, Tokenizer};
-
-/// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum DeviceChoice {
-    /// The best device of this build and machine.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// The GPU of this number, counted from 0; needs a build with the feature `cuda`.
-    Cuda(usize),
-}
 
 /// A sequence of tokens on some device: what a session needs of a [`Sequence`], with the device's type erased.
 pub(super) trait Timeline: Send {
@@ -73,7 +59,7 @@ impl<D: Device> Timeline for Sequence<D> {
 }
 
 /// A model with its device's type erased.
-trait AnyModel: Send + Sync {
+pub(super) trait AnyModel: Send + Sync {
     fn config(&self) -> &ModelConfig;
     fn timeline(self: Arc<Self>) -> Result<Box<dyn Timeline>>;
     fn placement(&self) -> String;
@@ -482,74 +468,6 @@ impl EngineBuilder {
                 stop_ids,
                 skipped: checkpoint.skipped().clone(),
             }),
-        })
-    }
-}
-
-/// A device that was opened.
-enum Chosen {
-    /// The processor, and why it is not a GPU where one was hoped for.
-    Cpu(CpuDevice, Option<String>),
-    #[cfg(feature = "cuda")]
-    Cuda(Box<CudaDevice>),
-}
-
-impl Chosen {
-    fn new(choice: DeviceChoice, threads: usize) -> Result<Chosen> {
-        match choice {
-            DeviceChoice::Cpu => Ok(Chosen::Cpu(CpuDevice::new(threads)?, None)),
-            #[cfg(feature = "cuda")]
-            DeviceChoice::Cuda(ordinal) => Ok(Chosen::Cuda(Box::new(CudaDevice::new(Gpu::open(ordinal)?)))),
-            #[cfg(not(feature = "cuda"))]
-            DeviceChoice::Cuda(_) => Err(Error::Unsupported {
-                what: "a GPU".to_owned(),
-                instead: "this build has no CUDA; build with `--features cuda`, or compute on the CPU"
-                    .to_owned(),
-            }),
-            #[cfg(feature = "cuda")]
-            DeviceChoice::Auto => match Gpu::open(0) {
-                Ok(gpu) => Ok(Chosen::Cuda(Box::new(CudaDevice::new(gpu)))),
-                Err(why) => Ok(Chosen::Cpu(CpuDevice::new(threads)?, Some(why.to_string()))),
-            },
-            #[cfg(not(feature = "cuda"))]
-            DeviceChoice::Auto => Ok(Chosen::Cpu(CpuDevice::new(threads)?, None)),
-        }
-    }
-
-    fn supports(&self, config: &ModelConfig) -> Result<()> {
-        match self {
-            Chosen::Cpu(device, _) => device.supports(&config.attention, &config.moe),
-            #[cfg(feature = "cuda")]
-            Chosen::Cuda(device) => device.supports(&config.attention, &config.moe),
-        }
-    }
-
-    fn memory_free(&self) -> Result<Option<u64>> {
-        match self {
-            Chosen::Cpu(device, _) => device.memory_free(),
-            #[cfg(feature = "cuda")]
-            Chosen::Cuda(device) => device.memory_free(),
-        }
-    }
-
-    fn fallback(&self) -> Option<String> {
-        match self {
-            Chosen::Cpu(_, why) => why.clone(),
-            #[cfg(feature = "cuda")]
-            Chosen::Cuda(_) => None,
-        }
-    }
-
-    fn model(
-        self,
-        checkpoint: &Arc<Checkpoint>,
-        load: &LoadOptions,
-        placement: &Placement,
-    ) -> Result<Arc<dyn AnyModel>> {
-        Ok(match self {
-            Chosen::Cpu(device, _) => Arc::new(Model::load(checkpoint, device, load, placement)?),
-            #[cfg(feature = "cuda")]
-            Chosen::Cuda(device) => Arc::new(Model::load(checkpoint, *device, load, placement)?),
         })
     }
 }
