@@ -17,9 +17,9 @@ each behind as many tokens of context as its depth says. Contexts and prompts ar
 whole vocabulary with a fixed seed, and what is decoded is sampled at temperature 1: repeated text
 would meet the same experts again and again. One prompt that does not count comes first.
 
-On the CPU a rate stands beside plain reads, by the same threads and in the same rounds, of as many
-bytes as the model has (at most 1 GiB); where experts have to be brought, beside what the rates of
-the links allow. A decoded token reads weights, and the cache of what stands before it.")]
+On the CPU a rate stands beside plain reads of the model's files where they are mapped (at most
+4 GiB), by the same threads and in the same rounds; where experts have to be brought, beside what the
+rates of the links allow. A decoded token reads weights, and the cache of what stands before it.")]
 pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
