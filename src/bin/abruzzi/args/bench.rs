@@ -12,14 +12,16 @@ Examples:
   abruzzi bench -m DIR -p 0 -t 1                      decoding alone, on one thread
   abruzzi bench --json | jq 'select(.phase==\"decode\") | [.depth, .tok_s]'
 
-A test is named as llama-bench names it: pp512 is a prompt of 512 tokens, tg64 are 64 decoded tokens,
-each behind as many tokens of context as its depth says. Contexts and prompts are drawn from the
-whole vocabulary with a fixed seed, and what is decoded is sampled at temperature 1: repeated text
-would meet the same experts again and again. One prompt that does not count comes first.
+A test is named as llama-bench names it: pp512 is a prompt of 512 tokens, tg64 are 64 decoded
+tokens, each behind as many tokens of context as its depth says. Contexts and prompts are drawn
+from the whole vocabulary with a fixed seed, and what is decoded is sampled at temperature 1:
+repeated text would meet the same experts again and again. One prompt that does not count comes
+first.
 
-On the CPU a rate stands beside plain reads of the model's files where they are mapped (at most
-4 GiB), by the same threads and in the same rounds; where experts have to be brought, beside what the
-rates of the links allow. A decoded token reads weights, and the cache of what stands before it.")]
+On the CPU a rate stands beside plain reads of the model's files where they are mapped (at most 4
+GiB), by the same threads and in the same rounds; where experts have to be brought, beside what
+the rates of the links allow. A decoded token reads weights, and the cache of what stands before
+it.")]
 pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
