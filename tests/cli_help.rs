@@ -57,7 +57,7 @@ Options:
   -n, --tokens <N>             Tokens to decode; 0 leaves decoding out [env: ABRUZZI_TOKENS=]
                                [default: 64]
   -d, --depth <TOKENS>         Tokens of context before prompt and decoding, separated by commas
-                               [env: ABRUZZI_DEPTH=] [default: 0 4096]
+                               [env: ABRUZZI_DEPTH=] [default: 0,4096]
   -r, --rounds <N>             How often each is measured; the table has medians [env:
                                ABRUZZI_ROUNDS=] [default: 5]
       --json                   Machine-readable output on stdout [env: ABRUZZI_JSON=]
@@ -70,15 +70,16 @@ Examples:
   abruzzi bench -m DIR -p 0 -t 1                      decoding alone, on one thread
   abruzzi bench --json | jq 'select(.phase=="decode") | [.depth, .tok_s]'
 
-A test is named as llama-bench names it: pp512 is a prompt of 512 tokens, tg64 are 64 tokens
-decoded,
-each behind as many tokens of context as its depth says. The context and the prompts are drawn from
-the whole vocabulary with a fixed seed, and what is decoded is sampled at temperature 1: repeated
-text would meet the same experts again and again. One prompt that does not count comes first.
+A test is named as llama-bench names it: pp512 is a prompt of 512 tokens, tg64 are 64 decoded
+tokens, each behind as many tokens of context as its depth says. Contexts and prompts are drawn
+from the whole vocabulary with a fixed seed, and what is decoded is sampled at temperature 1:
+repeated text would meet the same experts again and again. One prompt that does not count comes
+first.
 
-On the CPU a rate stands beside plain reads, by the same threads and in the same rounds, of as many
-bytes as the model has (at most 1 GiB); where experts have to be brought, beside what the rates of
-the links allow. A decoded token reads weights, and the cache of what stands before it.
+On the CPU a rate stands beside plain reads of the model's files where they are mapped (at most 4
+GiB), by the same threads and in the same rounds; where experts have to be brought, beside what
+the rates of the links allow. A decoded token reads weights, and the cache of what stands before
+it.
 
 "#]]
     );
