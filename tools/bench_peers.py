@@ -236,15 +236,17 @@ def markdown(bench, lines, checks, torch, others):
     own = run([bench.abruzzi, "--version"]).strip()
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     threads = " ".join(map(str, args.threads))
-    model = "the given checkpoints" if args.model else f"`{pathlib.Path(args.like).stem}`"
-    shape = "" if args.model else f", {args.layers} layers, {args.experts} experts"
+    given = "".join(f"--model {folder.name} " for folder in args.model or [])
+    weights = f"of {', '.join(folder.name for folder in args.model)}" if args.model else (
+        f"like `{pathlib.Path(args.like).stem}`, {args.layers} layers, {args.experts} experts"
+    )
     out = [
-        f"<!-- python3 tools/bench_peers.py --threads {threads} --prompt {args.prompt} --decode {args.decode} "
-        f"--rounds {args.rounds} --out FILE -->",
+        f"<!-- python3 tools/bench_peers.py {given}--threads {threads} --prompt {args.prompt} --decode {args.decode} "
+        f"--rounds {args.rounds} {'' if torch else '--no-torch '}--out FILE -->",
         f"{machine()}; {datetime.date.today().isoformat()}; {own}, commit {commit.stdout.strip() or 'unknown'}; "
         f"llama-cpp-python {versions['llama-cpp-python']} built with `CMAKE_ARGS=\"{setup.LLAMA_BUILD}\"`; "
-        f"gguf {versions['gguf']}; torch {versions['torch']}.",
-        f"Synthetic weights like {model}{shape}: {args.prompt} tokens of prompt, then {args.decode} decoded. "
+        f"gguf {versions['gguf']}{'; torch ' + versions['torch'] if torch else ''}.",
+        f"Synthetic weights {weights}: {args.prompt} tokens of prompt, then {args.decode} decoded. "
         f"Median of {len(lines[0].decode)} rounds, in brackets the least and the greatest. Bytes are those of the weights that decoding "
         f"a token reads. Other processes had at most {100 * max(others.most, 0):.0f} % of the CPUs in a round.",
         "",

@@ -4,12 +4,13 @@
 //! by a call that reports what goes wrong, then looked at; what a plain touch would end the process for is an error here.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Checkpoint;
 use super::catalogue::{Catalogue, Located};
 use super::manifest::Source;
 use super::read::{Finding, changed, merge, non_finite, wrong_shape};
-use super::region::{HostMatrix, HostPart};
+use super::region::{HostMatrix, HostPart, HostRegion};
 use super::weights::GatedMlp;
 use crate::error::{Error, FaultKind, Result};
 use crate::quant::MatrixView;
@@ -54,6 +55,14 @@ fn part(catalogue: &Catalogue, tensor: &Located) -> Result<HostPart> {
 }
 
 impl Checkpoint {
+    /// The shards, mapped, once for all who ask of this checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) naming the shard that the system refuses to map.
+    pub fn mapped_shards(&self) -> Result<Vec<Arc<HostRegion>>> {
+        self.catalogue.shards.iter().map(|shard| shard.region().cloned()).collect()
+    }
+
     /// A matrix where its files are mapped.
     pub(super) fn map_matrix(&self, source: &Source) -> Result<HostMatrix> {
         let scale = source.scale.as_ref().map(|scale| part(&self.catalogue, scale)).transpose()?;
