@@ -67,7 +67,7 @@ fn the_three_machines_to_the_byte() {
             for context in [None, Some(32768), Some(20000)] {
                 let plan = Plan::new(&config, &hardware(vram, host, nvme), &ask(context, None)).unwrap();
                 naive.check(&plan);
-                assert_eq!(plan.runs().is_ok(), vram == 80 * GIB, "{plan}");
+                assert_eq!(plan.trunk.host_bytes == 0, vram == 80 * GIB, "{plan}");
             }
         }
     }
@@ -102,15 +102,14 @@ fn a_trunk_in_parts() {
         assert_eq!(plan.trunk.host_bytes, on_host);
         assert_eq!(plan.trunk.streamed_bytes, on_host - naive.embedding());
 
-        // The refusal to run it names the memory with which it does run.
-        let why = plan.runs().unwrap_err();
-        assert!(matches!(why, Error::Unsupported { .. }), "{why}");
+        // It names the memory with which all of it is resident.
         let whole = plan.trunk.whole_from_vram;
-        assert!(why.to_string().contains(&format!("--vram {whole}")), "{why}");
+        assert!(plan.to_string().contains(&format!("from --vram {whole} on")), "{plan}");
         let context = ask(Some(plan.context), None);
-        let runs =
-            |vram| Plan::new(&config, &hardware(vram, 2 * TIB, false), &context).unwrap().runs().is_ok();
-        assert!(runs(whole) && !runs(whole - 1));
+        let resident = |vram| {
+            Plan::new(&config, &hardware(vram, 2 * TIB, false), &context).unwrap().trunk.host_bytes == 0
+        };
+        assert!(resident(whole) && !resident(whole - 1));
     }
 }
 
@@ -326,7 +325,7 @@ fn the_table_adds_up_in_print() {
     assert_eq!((total, sum), (Some(80 * GIB), 80 * GIB), "{shown}");
     assert!(shown.contains("modelled, not measured") && shown.contains("estimate"), "{shown}");
     let streamed = stdout(&["plan", "-m", FP8, "--vram", "10GiB", "--host", "2TiB"]);
-    assert!(streamed.contains("the engine does not run it yet"), "{streamed}");
+    assert!(streamed.contains("cross the link for each token"), "{streamed}");
 }
 
 #[test]
@@ -338,7 +337,7 @@ fn json_for_machines() {
         let sum: u64 = parts.iter().map(|p| p["bytes"].as_u64().unwrap()).sum();
         assert_eq!(Some(sum), plan[memory]["total"].as_u64(), "{memory}");
     }
-    assert_eq!((&plan["runs"], &plan["hardware"]["nvme"]), (&json!(true), &json!(7e9)));
+    assert_eq!((&plan["trunk"]["host_bytes"], &plan["hardware"]["nvme"]), (&json!(0), &json!(7e9)));
     assert!(plan["below"]["file"].as_u64().unwrap() > 0, "{plan}");
     assert_eq!(plan["modelled"], json!(["expected"]));
 }

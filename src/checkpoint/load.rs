@@ -1,6 +1,7 @@
 //! The trunk from disk into memory: mapped, or every byte read once, straight to where it stays; checked on the way.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -12,7 +13,7 @@ use super::mapped;
 use super::read::{CHUNK, Finding, LoadOptions, Piece, Run};
 use super::record::{Placed, RecordLayout};
 use super::region::{HostMatrix, HostPart, HostRegion, OwnRegion};
-use super::weights::{Layer, Weights};
+use super::weights::{Layer, TrunkPart, Weights};
 use super::{Checkpoint, memory};
 use crate::error::{Error, Result};
 use crate::quant::{MatrixLayout, plain};
@@ -59,7 +60,19 @@ impl Checkpoint {
     /// [`Error::OutOfMemory`] before anything is allocated, [`Error::Checkpoint`] with all damaged tensors of the trunk,
     /// [`Error::Io`], [`Error::Cancelled`].
     pub fn load_trunk(&self, options: &LoadOptions) -> Result<LoadedTrunk> {
-        self.trunk_of(|parts| self.load_parts("the model's trunk", parts, options))
+        self.load_trunk_apart(options, |_| false)
+    }
+
+    /// [`Checkpoint::load_trunk`] with some parts in a region of their own: it stays when the others' memory is freed.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_trunk`].
+    pub fn load_trunk_apart(
+        &self,
+        options: &LoadOptions,
+        apart: impl Fn(TrunkPart) -> bool,
+    ) -> Result<LoadedTrunk> {
+        self.trunk_of(apart, |parts| self.load_parts("the model's trunk", parts, options))
     }
 
     /// [`Checkpoint::load_trunk`] for what computes in host memory: matrices stay in the checkpoint's files, mapped. Files must
@@ -68,13 +81,26 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::load_trunk`].
     pub fn map_trunk(&self, options: &LoadOptions) -> Result<LoadedTrunk> {
-        self.trunk_of(|parts| self.map_parts(parts, options))
+        self.trunk_of(|_| false, |parts| self.map_parts(parts, options))
     }
 
-    fn trunk_of<'a>(&'a self, load: impl FnOnce(&Parts<'a>) -> Result<LoadedParts>) -> Result<LoadedTrunk> {
+    fn trunk_of<'a>(
+        &'a self,
+        apart: impl Fn(TrunkPart) -> bool,
+        load: impl FnOnce(&Parts<'a>) -> Result<LoadedParts>,
+    ) -> Result<LoadedTrunk> {
         let trunk = &self.bound.trunk;
         let mut parts = Parts::default();
-        trunk.visit(&mut |m| parts.matrices.push(m), &mut |v| parts.vectors.push(v));
+        let mut matrix = |part, m| {
+            parts.apart.push(apart(part));
+            parts.matrices.push(m);
+            Ok::<_, Infallible>(())
+        };
+        let mut vector = |v| {
+            parts.vectors.push(v);
+            Ok(())
+        };
+        let Ok(_) = trunk.try_map_parts(&mut matrix, &mut vector);
         let loaded = load(&parts)?;
         let (mut matrices, mut vectors) = loaded.in_order();
         Ok(LoadedTrunk { trunk: trunk.map(&mut |_| matrices(), &mut |_| vectors()), stats: loaded.stats })
@@ -91,6 +117,7 @@ impl Checkpoint {
         };
         let mut parts = Parts::default();
         source.map(&mut |m| parts.matrices.push(m), &mut |v| parts.vectors.push(v));
+        parts.apart.resize(parts.matrices.len(), false);
         let loaded = self.load_parts(&format!("layer {layer}"), &parts, options)?;
         let (mut matrices, mut vectors) = loaded.in_order();
         Ok(source.map(&mut |_| matrices(), &mut |_| vectors()))
@@ -108,7 +135,7 @@ impl Checkpoint {
         mut take: impl FnMut(&HostVector, usize, &HostMatrix) -> Result<()>,
     ) -> Result<()> {
         let trunk = &self.bound.trunk;
-        let parts = Parts { matrices: Vec::new(), vectors: vec![&trunk.norm] };
+        let parts = Parts { vectors: vec![&trunk.norm], ..Parts::default() };
         let norm = self.load_parts("the final norm", &parts, options)?.in_order().1();
         let head = trunk.head.as_ref().unwrap_or(&trunk.embedding);
         for first in (0..head.layout.rows).step_by(rows.max(1)) {
@@ -165,20 +192,25 @@ impl Checkpoint {
         Ok(HostMatrix { layout, weight: HostPart { region, range }, scale: None })
     }
 
-    /// Reads matrices into one region, and vectors.
+    /// Reads matrices into one region, those that are to lie apart into another, and vectors.
     fn load_parts(&self, what: &str, parts: &Parts<'_>, options: &LoadOptions) -> Result<LoadedParts> {
-        let mut end = 0;
-        let places: Vec<Placed> = parts.matrices.iter().map(|m| Placed::after(m.layout, &mut end)).collect();
-        let available = memory::available();
-        if end as u64 > available {
-            return Err(Error::OutOfMemory { what: what.to_owned(), needed: end as u64, available });
+        let mut ends = [0; 2];
+        let located = parts.matrices.iter().zip(&parts.apart);
+        let places: Vec<(Placed, usize)> = located
+            .map(|(m, &apart)| (Placed::after(m.layout, &mut ends[usize::from(apart)]), usize::from(apart)))
+            .collect();
+        let (needed, available) = (ends.iter().sum::<usize>() as u64, memory::available());
+        if needed > available {
+            return Err(Error::OutOfMemory { what: what.to_owned(), needed, available });
         }
-        let mut region = OwnRegion::new(end, what)?;
-        let (mut pieces, mut segments, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, source) in places.iter().zip(&parts.matrices) {
-            segment(place, source, &mut segments, &mut shapes);
+        let mut regions = [OwnRegion::new(ends[0], what)?, OwnRegion::new(ends[1], what)?];
+        let (mut pieces, mut segments, mut shapes) = (Vec::new(), [Vec::new(), Vec::new()], Vec::new());
+        for ((place, region), source) in places.iter().zip(&parts.matrices) {
+            segment(place, source, &mut segments[*region], &mut shapes);
         }
-        carve(&mut region, segments, &mut pieces);
+        for (region, segments) in regions.iter_mut().zip(segments) {
+            carve(region, segments, &mut pieces);
+        }
 
         let run = Run::new(&self.catalogue, options, parts.bytes());
         let findings = run.pool(options.threads)?.install(|| {
@@ -188,9 +220,9 @@ impl Checkpoint {
                 .filter_map(|(tensor, shape)| run.recorded_shape(tensor, shape).transpose());
             bulk.chain(shapes).collect::<Result<_>>()
         })?;
-        let region = Arc::new(HostRegion::Own(region));
-        let part = |range| HostPart { region: region.clone(), range };
-        let matrices = places.into_iter().map(|Placed { layout, weight, scale }| {
+        let regions = regions.map(|region| Arc::new(HostRegion::Own(region)));
+        let matrices = places.into_iter().map(|(Placed { layout, weight, scale }, region)| {
+            let part = |range| HostPart { region: regions[region].clone(), range };
             let scale = (!scale.is_empty()).then(|| part(scale));
             HostMatrix { layout, weight: part(weight), scale }
         });
@@ -248,6 +280,8 @@ impl Checkpoint {
 #[derive(Default)]
 struct Parts<'a> {
     matrices: Vec<&'a Source>,
+    /// By matrix, whether it is to lie in the region that stays.
+    apart: Vec<bool>,
     vectors: Vec<&'a Located>,
 }
 

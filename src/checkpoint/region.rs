@@ -253,6 +253,29 @@ pub struct HostMatrix {
 }
 
 impl HostMatrix {
+    /// What the first row of a part of a matrix is a multiple of: the rows of a scale block.
+    pub const PIECE_ROWS: usize = crate::quant::fp8::BLOCK;
+
+    /// Some of its rows, in the same memory.
+    ///
+    /// # Panics
+    /// If there are no such rows, or the first is no multiple of [`HostMatrix::PIECE_ROWS`]: it may lie inside a scale block.
+    pub fn rows(&self, rows: Range<usize>) -> HostMatrix {
+        assert!(rows.start <= rows.end && rows.end <= self.layout.rows, "{rows:?} of {:?}", self.layout);
+        assert!(rows.start.is_multiple_of(HostMatrix::PIECE_ROWS), "rows from {}", rows.start);
+        let before = MatrixLayout { rows: rows.start, ..self.layout };
+        let layout = MatrixLayout { rows: rows.len(), ..self.layout };
+        let part = |whole: &HostPart, start: usize, len: usize| HostPart {
+            region: whole.region.clone(),
+            range: whole.range.start + start..whole.range.start + start + len,
+        };
+        HostMatrix {
+            layout,
+            weight: part(&self.weight, before.weight_bytes(), layout.weight_bytes()),
+            scale: self.scale.as_ref().map(|s| part(s, before.scale_bytes(), layout.scale_bytes())),
+        }
+    }
+
     /// The matrix as a borrowed view.
     pub fn view(&self) -> MatrixView<'_> {
         let scale = self.scale.as_ref().map_or(&[][..], HostPart::bytes);

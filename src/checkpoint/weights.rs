@@ -55,6 +55,17 @@ pub struct Weights<M, V> {
     pub head: Option<M>,
 }
 
+/// A part of the trunk that is placed as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrunkPart {
+    /// The embedding table, which is the head as well where that is tied.
+    Embedding,
+    /// A layer but its routed experts.
+    Layer(usize),
+    /// The head.
+    Head,
+}
+
 /// One transformer layer.
 #[derive(Debug, Clone)]
 pub struct Layer<M, V> {
@@ -151,13 +162,22 @@ impl<M, V> Weights<M, V> {
         matrix: &mut impl FnMut(&'a M) -> Result<N, E>,
         vector: &mut impl FnMut(&'a V) -> Result<W, E>,
     ) -> Result<Weights<N, W>, E> {
-        let embedding = matrix(&self.embedding)?;
+        self.try_map_parts(&mut |_, m| matrix(m), vector)
+    }
+
+    /// [`Weights::try_map`] with a function that is told which part of the trunk a matrix belongs to.
+    pub fn try_map_parts<'a, N, W, E>(
+        &'a self,
+        matrix: &mut impl FnMut(TrunkPart, &'a M) -> Result<N, E>,
+        vector: &mut impl FnMut(&'a V) -> Result<W, E>,
+    ) -> Result<Weights<N, W>, E> {
+        let embedding = matrix(TrunkPart::Embedding, &self.embedding)?;
         let mut layers = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
-            layers.push(layer.try_map(matrix, vector)?);
+        for (at, layer) in self.layers.iter().enumerate() {
+            layers.push(layer.try_map(&mut |m| matrix(TrunkPart::Layer(at), m), vector)?);
         }
         let norm = vector(&self.norm)?;
-        let head = self.head.as_ref().map(matrix).transpose()?;
+        let head = self.head.as_ref().map(|m| matrix(TrunkPart::Head, m)).transpose()?;
         Ok(Weights { embedding, layers, norm, head })
     }
 }

@@ -153,6 +153,15 @@ pub trait Device: Send + Sync + 'static {
     /// Brings a matrix to the device; host devices share the memory.
     fn matrix(&self, host: &HostMatrix) -> Result<Self::Matrix>;
 
+    /// A matrix that stays in host memory and is brought to the device whenever it is used, at most about `piece` bytes at a
+    /// time, ahead of the computing where the order of use repeats. [`Device::embed`] takes rows of it alone. A device that computes in host memory uses it there.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn hosted(&self, host: &HostMatrix, _piece: usize) -> Result<Self::Matrix> {
+        self.matrix(host)
+    }
+
     /// Brings a vector to the device.
     fn vector(&self, host: &[f32]) -> Result<Self::Vector>;
 

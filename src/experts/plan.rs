@@ -12,7 +12,7 @@
 //! 2. The trunk. All of a token's trunk is read for each token, of its experts' slots only the hits, so a byte of trunk is
 //!    worth more than a byte of slots. If it does not fit whole, the embedding table goes to the host first (a token needs one
 //!    row of it), then the head, then layers from the last on; what is on the host is streamed through a double buffer for
-//!    each token. Today's engine does not run such a placement: [`Plan::runs`] says so.
+//!    each token.
 //! 3. The prefill chunk, if it is not asked for: the largest power of two from 16 to 32,768, no larger than the context asks
 //!    for, whose workspace takes at most an eighth of what is left then. Prefill passes over all experts once a chunk, so twice
 //!    the chunk is twice the speed; an eighth of the slots is worth a few points of hit rate.
@@ -33,6 +33,7 @@ use serde::Serialize;
 
 pub use expect::{Bound, Expected, hit_rate};
 
+use crate::checkpoint::weights::TrunkPart;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::quant::Format;
@@ -147,8 +148,21 @@ pub struct Trunk {
     pub host_bytes: u64,
     /// Bytes that cross the link for each token.
     pub streamed_bytes: u64,
+    /// Most bytes of a matrix that cross it at once.
+    pub piece_bytes: u64,
     /// Least GPU memory with which the trunk would be resident whole, all else as asked.
     pub whole_from_vram: u64,
+}
+
+impl Trunk {
+    /// Whether a part is in GPU memory.
+    pub fn resident(&self, part: TrunkPart) -> bool {
+        match part {
+            TrunkPart::Embedding => self.embedding_resident,
+            TrunkPart::Layer(layer) => layer < self.resident_layers,
+            TrunkPart::Head => self.head_resident,
+        }
+    }
 }
 
 /// Slots of experts in GPU memory.
@@ -253,21 +267,6 @@ impl Plan {
             ));
         }
         Ok(question.plan(placement))
-    }
-
-    /// Whether today's engine can run this placement.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] if part of the trunk is on the host, saying how much GPU memory would hold it.
-    pub fn runs(&self) -> Result<()> {
-        if self.trunk.host_bytes == 0 {
-            return Ok(());
-        }
-        let whole = self.trunk.whole_from_vram;
-        Err(Error::Unsupported {
-            what: format!("a trunk of which {} bytes are in host memory", self.trunk.host_bytes),
-            instead: format!("the plan is arithmetic so far; from --vram {whole} on the trunk is resident"),
-        })
     }
 }
 

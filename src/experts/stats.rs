@@ -95,13 +95,17 @@ impl ExpertStats {
 
     /// The least seconds that the counted work can take: the missed experts' bytes by link and CPU together, at the rates
     /// in `seen`, or what the device reads, at `device` bytes a second, whichever is longer (`docs/how-it-works.md`).
-    /// `trunk` is the bytes that the device read besides routed experts. A side that `seen` knows no rate of is left out.
-    pub fn limit_seconds(&self, seen: &ExpertStats, device: Option<f64>, trunk: u64) -> f64 {
-        let host = seen.link_rate().unwrap_or(0.0) + seen.cpu_rate().unwrap_or(0.0);
-        let missed = (self.link_bytes + self.cpu_bytes) as f64;
-        let of_host = if host > 0.0 { missed / host } else { 0.0 };
-        let read = (trunk + self.hit_bytes + self.link_bytes) as f64;
-        of_host.max(device.map_or(0.0, |rate| read / rate))
+    /// `trunk` is the bytes that the device read besides routed experts, `streamed` those of them that had to cross the link. A
+    /// side that `seen` knows no rate of is left out.
+    pub fn limit_seconds(&self, seen: &ExpertStats, device: Option<f64>, trunk: u64, streamed: u64) -> f64 {
+        let link = seen.link_rate().unwrap_or(0.0);
+        let host = link + seen.cpu_rate().unwrap_or(0.0);
+        let seconds = |bytes: u64, rate: f64| if rate > 0.0 { bytes as f64 / rate } else { 0.0 };
+        // Missed experts may go either way, the trunk only over the link.
+        let of_link = seconds(streamed, link);
+        let of_host = seconds(self.link_bytes + self.cpu_bytes + if link > 0.0 { streamed } else { 0 }, host);
+        let of_device = seconds(trunk + self.hit_bytes + self.link_bytes, device.unwrap_or(0.0));
+        of_link.max(of_host).max(of_device)
     }
 
     /// What was counted since `before`.
@@ -188,9 +192,12 @@ mod tests {
     fn the_limit_is_the_longer_side() {
         let stats = some();
         // 400 bytes at 150 a second; 700 and the trunk's 100 at the device's rate.
-        assert!((stats.limit_seconds(&stats, Some(1e3), 100) - 400.0 / 150.0).abs() < 1e-12);
-        assert_eq!(stats.limit_seconds(&stats, Some(100.0), 100), 8.0);
-        assert_eq!(ExpertStats::default().limit_seconds(&ExpertStats::default(), None, 5), 0.0);
+        assert!((stats.limit_seconds(&stats, Some(1e3), 100, 0) - 400.0 / 150.0).abs() < 1e-12);
+        assert_eq!(stats.limit_seconds(&stats, Some(100.0), 100, 0), 8.0);
+        // Of 1000 bytes of trunk over the link at 50 a second; of 100 that add to what link and CPU share.
+        assert_eq!(stats.limit_seconds(&stats, None, 1000, 1000), 20.0);
+        assert!((stats.limit_seconds(&stats, None, 100, 100) - 500.0 / 150.0).abs() < 1e-12);
+        assert_eq!(ExpertStats::default().limit_seconds(&ExpertStats::default(), None, 5, 5), 0.0);
     }
 
     #[test]

@@ -452,8 +452,8 @@ impl EngineBuilder {
             let ask = Ask { plain, context: self.context, ..Ask::default() };
             let vram = self.vram_budget.map_or(free, |budget| budget.min(free));
             let plan = self.plan_for(&config, vram, ask)?;
-            plan.runs()?;
             placement.chunk = plan.chunk;
+            placement.trunk = (plan.trunk.host_bytes > 0).then_some(plan.trunk);
             placement.slots.get_or_insert(plan.slots.count as usize);
         } else {
             placement.mapped = placement.maps(&checkpoint);

@@ -38,6 +38,8 @@ pub struct Model<D: Device> {
     chunk: usize,
     /// Bytes that a token reads besides routed experts, the cache aside.
     trunk_bytes: u64,
+    /// Those of them that cross the link for each token.
+    streamed_bytes: u64,
 }
 
 /// Which rows of a forward pass go through the head.
@@ -63,7 +65,12 @@ impl<D: Device> Model<D> {
     ) -> Result<Model<D>> {
         let begun = Instant::now();
         let config = checkpoint.config().clone();
-        let trunk = if placement.mapped { checkpoint.map_trunk(load) } else { checkpoint.load_trunk(load) };
+        let hosted = |part| placement.trunk.as_ref().is_some_and(|trunk| !trunk.resident(part));
+        let trunk = if placement.mapped {
+            checkpoint.map_trunk(load)
+        } else {
+            checkpoint.load_trunk_apart(load, hosted)
+        };
         let loaded = match trunk {
             // All that is damaged, not the trunk's part only: who downloads a terabyte again wants to do it once.
             Err(Error::Checkpoint { dir, mut faults }) => {
@@ -72,8 +79,12 @@ impl<D: Device> Model<D> {
             }
             loaded => loaded?,
         };
-        let weights =
-            loaded.trunk.try_map::<_, _, Error>(&mut |m| device.matrix(m), &mut |v| device.vector(v))?;
+        let piece = placement.trunk.as_ref().map_or(0, |trunk| trunk.piece_bytes as usize);
+        let mut matrix = |part, m| match hosted(part) {
+            true => device.hosted(m, piece),
+            false => device.matrix(m),
+        };
+        let weights = loaded.trunk.try_map_parts::<_, _, Error>(&mut matrix, &mut |v| device.vector(v))?;
         let load = load.after(loaded.stats.bytes, checkpoint.bytes());
         let experts = Residency::load(checkpoint, &device, &load, placement)?;
         let bytes = loaded.stats.bytes + experts.store_stats().bytes;
@@ -81,14 +92,15 @@ impl<D: Device> Model<D> {
         // Of an embedding table that is not the head too, a token reads one row.
         let table = weights.head.as_ref().map_or(0, |_| 2 * config.vocab_size * config.hidden_size);
         let trunk_bytes = loaded.stats.bytes.saturating_sub(table as u64);
+        let streamed_bytes = placement.trunk.as_ref().map_or(0, |trunk| trunk.streamed_bytes);
         let (kv_limit, chunk) = (placement.kv_limit, placement.chunk);
-        Ok(Model { config, device, weights, experts, kv_limit, load, chunk, trunk_bytes })
+        Ok(Model { config, device, weights, experts, kv_limit, load, chunk, trunk_bytes, streamed_bytes })
     }
 
     /// The least seconds for a token that needed the experts of `step`, as
     /// [`ExpertStats::limit_seconds`] has it, at the rates seen so far.
     pub fn limit_seconds(&self, step: &ExpertStats, seen: &ExpertStats) -> f64 {
-        step.limit_seconds(seen, self.experts.device_rate(), self.trunk_bytes)
+        step.limit_seconds(seen, self.experts.device_rate(), self.trunk_bytes, self.streamed_bytes)
     }
 
     /// The configuration it runs.

@@ -137,7 +137,7 @@ unsafe impl Sync for CudaFence {}
 
 impl CudaFence {
     /// Behind everything issued to the stream so far, the last of which reads `bytes`.
-    fn record(gpu: &Gpu, stream: sys::CUstream, bytes: Option<HostBytes>) -> Result<CudaFence> {
+    pub(super) fn record(gpu: &Gpu, stream: sys::CUstream, bytes: Option<HostBytes>) -> Result<CudaFence> {
         gpu.bind()?;
         let fence = CudaFence { gpu: gpu.clone(), event: gpu.copies().event()?, bytes };
         // SAFETY: event and stream are alive and belong to the current context.
@@ -186,12 +186,16 @@ impl CudaFence {
 
     /// Makes computing issued from here on wait for it.
     pub(super) fn before_computing(&self) -> Result<()> {
+        self.before(self.gpu.stream())
+    }
+
+    /// Makes what is issued to a stream of this GPU from here on wait for it.
+    pub(super) fn before(&self, stream: sys::CUstream) -> Result<()> {
         self.gpu.bind()?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: both are alive and belong to the current context. What the stream waits for is fixed by this call,
         // whatever the event is recorded for later.
-        unsafe { result::stream::wait_event(self.gpu.stream(), self.event, flags) }
-            .map_err(failed("cuStreamWaitEvent"))
+        unsafe { result::stream::wait_event(stream, self.event, flags) }.map_err(failed("cuStreamWaitEvent"))
     }
 }
 

@@ -10,16 +10,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::copies::CudaFence;
 use super::gpu::Gpu;
-use super::kernels::dequant;
-use super::kernels::expert_bf16::{self, ExpertBf16Scratch};
-use super::kernels::expert_gemm::{self, ExpertScratch};
-use super::kernels::expert_gemv::{self, ExpertGemvScratch};
-use super::kernels::{elementwise, gemm, gemv, mla, norm, rope, route, sample, watch};
+use super::kernels::{elementwise, mla, norm, rope, route, sample, watch};
 use super::memory::Buffer;
 use super::routing::{NO_FAULT, fault_of};
 use super::scratch::{DrawScratch, Scratch, fit, fit_tensor};
 use super::staging::Pin;
-use super::{CudaKvCache, CudaMatrix, CudaRouting, CudaRows, CudaSlots, CudaTensor};
+use super::trunk::TrunkStream;
+use super::{CudaKvCache, CudaMatrix, CudaRouting, CudaRows, CudaSlots, CudaTensor, CudaWeights};
 use crate::checkpoint::RecordLayout;
 use crate::checkpoint::region::HostMatrix;
 use crate::checkpoint::weights::GatedMlp;
@@ -28,25 +25,14 @@ use crate::device::{
     Device, HostBytes, MlaCall, MlaForm, Pass, Precision, Routing, RoutingFault, SampleSettings, Shape, Site,
     SlotAt, Trip,
 };
-use crate::error::Result;
-use crate::quant::Format;
-
-/// Tokens up to which a matrix is read once for all of them by the memory-bound kernels; beyond, tensor cores work on
-/// tiles of tokens.
-const SMALL_BATCH: usize = 16;
-
-/// Mean rows an expert from which tensor cores take over from the memory-bound kernels, which read weights anew for every 16
-/// rows of an expert. By bytes of weights from memory: BF16 is read once for 128 rows then, so anything beyond 16 gains.
-/// INT4 (4.5 bits with its scales, 0.56 bytes) is read once, and 2 bytes are written and read back: 4.56 bytes, which eight
-/// passes over 0.56 bytes cost as well. Means suffice, as the host does not know the counts: uneven ones only add passes.
-const MANY_ROWS_BF16: usize = 16;
-/// See [`MANY_ROWS_BF16`].
-const MANY_ROWS_INT4: usize = 8 * 16;
+use crate::error::{Error, Result};
 
 /// A GPU as the forward pass sees it.
 pub struct CudaDevice {
     gpu: Gpu,
     scratch: Mutex<Scratch>,
+    /// Taken after the scratch memory where both are.
+    trunk: Mutex<Option<TrunkStream>>,
 }
 
 /// Watched tensors so far, and the device's record of the first non-finite value among them.
@@ -58,7 +44,7 @@ pub struct CudaGuard {
 impl CudaDevice {
     /// The forward pass on a GPU that was opened.
     pub fn new(gpu: Gpu) -> CudaDevice {
-        CudaDevice { gpu, scratch: Mutex::default() }
+        CudaDevice { gpu, scratch: Mutex::default(), trunk: Mutex::default() }
     }
 
     /// The GPU.
@@ -66,86 +52,18 @@ impl CudaDevice {
         &self.gpu
     }
 
-    fn scratch(&self) -> MutexGuard<'_, Scratch> {
+    pub(super) fn scratch(&self) -> MutexGuard<'_, Scratch> {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// y = W·x by the kernel that suits the format and the number of tokens.
-    ///
-    /// FP8 weights are multiplied with bf16 activations here, many tokens or few: the trunk is a small part of a model's
-    /// work, and rounding its activations to FP8 costs more accuracy than all experts together
-    /// (docs/notes/kernels.md has the figures). The routed experts, where the work is, do round theirs.
-    fn multiply(
-        &self,
-        x: &CudaTensor,
-        w: &CudaMatrix,
-        decoded: &mut Option<CudaTensor>,
-        out: &mut CudaTensor,
-    ) -> Result<()> {
-        let (gpu, rows, cols) = (&self.gpu, w.layout().rows, w.layout().cols);
-        match w.layout().format {
-            // The tensor core's copies move 16 bytes at a time.
-            _ if x.rows() <= SMALL_BATCH || !cols.is_multiple_of(16) => gemv::linear(gpu, x, w, out),
-            Format::Bf16 => gemm::linear_bf16(gpu, x, w, out),
-            Format::Fp8Block => {
-                let decoded = fit_tensor(gpu, decoded, rows, cols)?;
-                dequant::fp8_to_bf16(gpu, w, decoded)?;
-                gemm::linear_bf16(gpu, x, &*decoded, out)
-            }
-            Format::F32 | Format::F16 | Format::Int4Group32 => gemv::linear(gpu, x, w, out),
-        }
-    }
-
-    /// The experts of a pass by the kernels that suit their format and the number of rows; `down` is what computing waits for
-    /// before it reads a down matrix, where those come later than gate and up.
-    #[allow(clippy::too_many_arguments, reason = "a pass over experts, and when the rest of them is there")]
-    fn pass(
-        &self,
-        x: &CudaTensor,
-        slots: &CudaSlots,
-        layer: usize,
-        pass: Pass<'_>,
-        down: Option<&CudaFence>,
-        routing: &CudaRouting,
-        pairs: &mut CudaTensor,
-    ) -> Result<()> {
-        // Held to the end: launches with a pass's table follow its upload.
-        let scratch = &mut *self.scratch();
-        let layer = slots.pass(layer, pass, down, &mut scratch.pass)?;
-        let parts = layer.layout().parts();
-        let (count, width) = (routing.pairs(), parts.gate.layout.rows);
-        if layer.named() == 0 {
-            pairs.resize(count);
-            return Ok(());
-        }
-        if layer.format() == Format::Fp8Block
-            && x.rows() > SMALL_BATCH
-            && x.cols().is_multiple_of(16)
-            && width.is_multiple_of(16)
-        {
-            let make = || ExpertScratch::new(&self.gpu, count, x.cols(), width);
-            let scratch = fit(&mut scratch.experts, |s| s.reshape(count, x.cols(), width), make)?;
-            return expert_gemm::experts_fp8(&self.gpu, x, layer, routing, scratch, pairs);
-        }
-        let many = match layer.format() {
-            Format::Bf16 => Some(MANY_ROWS_BF16),
-            Format::Int4Group32 => Some(MANY_ROWS_INT4),
-            _ => None,
-        };
-        if many.is_some_and(|rows| layer.mean_rows(routing) > rows) && expert_bf16::suits(layer) {
-            let make = || ExpertBf16Scratch::new(&self.gpu, count, layer, expert_bf16::DECODED_BYTES);
-            let scratch = fit(&mut scratch.expert_bf16, |s| s.fits(count, layer), make)?;
-            return expert_bf16::experts_bf16(&self.gpu, x, layer, routing, scratch, pairs);
-        }
-        let make = || ExpertGemvScratch::new(&self.gpu, count, width);
-        let scratch = fit(&mut scratch.expert_gemv, |s| s.reshape(count, width), make)?;
-        expert_gemv::experts(&self.gpu, x, layer, routing, scratch, pairs)
+    pub(super) fn trunk(&self) -> MutexGuard<'_, Option<TrunkStream>> {
+        self.trunk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Device for CudaDevice {
     type Tensor = CudaTensor;
-    type Matrix = CudaMatrix;
+    type Matrix = CudaWeights;
     type Vector = Buffer<f32>;
     type KvCache = CudaKvCache;
     type Slots = CudaSlots;
@@ -155,7 +73,8 @@ impl Device for CudaDevice {
     type Guard = CudaGuard;
 
     fn placement(&self) -> String {
-        self.gpu.name().to_owned()
+        let hosted = self.trunk().as_ref().and_then(TrunkStream::describe);
+        hosted.map_or(self.gpu.name().to_owned(), |hosted| format!("{}; {hosted}", self.gpu.name()))
     }
 
     fn memory_free(&self) -> Result<Option<u64>> {
@@ -167,8 +86,17 @@ impl Device for CudaDevice {
         route::check_widths(moe)
     }
 
-    fn matrix(&self, host: &HostMatrix) -> Result<CudaMatrix> {
-        CudaMatrix::upload(&self.gpu, host)
+    fn matrix(&self, host: &HostMatrix) -> Result<CudaWeights> {
+        CudaMatrix::upload(&self.gpu, host).map(CudaWeights::Resident)
+    }
+
+    fn hosted(&self, host: &HostMatrix, piece: usize) -> Result<CudaWeights> {
+        let mut trunk = self.trunk();
+        let stream = match &mut *trunk {
+            Some(stream) => stream,
+            none => none.insert(TrunkStream::new(&self.gpu)?),
+        };
+        Ok(CudaWeights::Hosted(stream.host(host, piece)))
     }
 
     fn vector(&self, host: &[f32]) -> Result<Buffer<f32>> {
@@ -314,7 +242,11 @@ impl Device for CudaDevice {
         Ok(CudaGuard { sites: Vec::new(), word: self.gpu.upload(&[NO_FAULT], "the non-finite guard")? })
     }
 
-    fn embed(&self, table: &CudaMatrix, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
+    fn embed(&self, table: &CudaWeights, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
+        let table = match table {
+            CudaWeights::Resident(table) => table,
+            CudaWeights::Hosted(table) => return self.embed_hosted(&table.host, ids, out),
+        };
         let mut scratch = self.scratch();
         let held = fit(
             &mut scratch.ids,
@@ -329,7 +261,7 @@ impl Device for CudaDevice {
         norm::rms_norm(&self.gpu, x, weight.all(), eps, out)
     }
 
-    fn linear(&self, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -> Result<()> {
+    fn linear(&self, x: &CudaTensor, w: &CudaWeights, out: &mut CudaTensor) -> Result<()> {
         self.multiply(x, w, &mut self.scratch().decoded, out)
     }
 
@@ -348,7 +280,7 @@ impl Device for CudaDevice {
         norm::add_rms_norm(&self.gpu, x, sum, weight.all(), eps, out)
     }
 
-    fn gated_mlp(&self, x: &CudaTensor, mlp: &GatedMlp<CudaMatrix>, out: &mut CudaTensor) -> Result<()> {
+    fn gated_mlp(&self, x: &CudaTensor, mlp: &GatedMlp<CudaWeights>, out: &mut CudaTensor) -> Result<()> {
         let scratch = &mut *self.scratch();
         let width = mlp.gate.layout().rows;
         let gate = fit_tensor(&self.gpu, &mut scratch.gate, x.rows(), width)?;
@@ -404,20 +336,32 @@ impl Device for CudaDevice {
     fn mla(
         &self,
         q: &CudaTensor,
-        kv_b: &CudaMatrix,
+        kv_b: &CudaWeights,
         cache: &CudaKvCache,
         call: MlaCall<'_>,
         out: &mut CudaTensor,
     ) -> Result<()> {
         let (pages, scratch) = (cache.layer(call.layer), &mut self.scratch().mla);
-        match call.form {
+        if let CudaWeights::Hosted(hosted) = kv_b
+            && hosted.pieces.len() > 1
+        {
+            return Err(Error::Unsupported {
+                what: format!(
+                    "layer {}'s kv_b_proj in host memory, in {} pieces",
+                    call.layer,
+                    hosted.pieces.len()
+                ),
+                instead: "attention takes it whole: let pieces be as large".into(),
+            });
+        }
+        self.each_piece(kv_b, |kv_b, _| match call.form {
             MlaForm::Absorbed => {
                 mla::decode(&self.gpu, q, kv_b, &pages, call.start, call.attention, scratch, out)
             }
             MlaForm::Expanded => {
                 mla::prefill(&self.gpu, q, kv_b, &pages, call.start, call.attention, scratch, out)
             }
-        }
+        })
     }
 
     fn route(

@@ -22,12 +22,14 @@ mod memory;
 )]
 #[rustfmt::skip]
 mod params;
+mod products;
 mod routing;
 mod scratch;
 mod slots;
 mod staging;
 mod tensor;
 mod timing;
+mod trunk;
 
 pub use copies::CudaFence;
 pub use device::{CudaDevice, CudaGuard};
@@ -37,6 +39,7 @@ pub use memory::{Buffer, Slice, SliceMut};
 pub use routing::CudaRouting;
 pub use slots::{CudaSlots, LayerSlots};
 pub use tensor::{CudaMatrix, CudaRows, CudaTensor};
+pub use trunk::{CudaWeights, HostedMatrix};
 
 use cudarc::driver::{CudaContext, DriverError, sys};
 

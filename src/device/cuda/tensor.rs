@@ -1,5 +1,6 @@
 //! Activations and weights in device memory, as kernel launchers take them.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -168,11 +169,39 @@ impl CudaTensor {
         self.memory.all().address()
     }
 
+    /// Some columns of the rows in use, to be written.
+    ///
+    /// # Panics
+    /// If there are no such columns.
+    pub(super) fn columns_mut(&mut self, cols: Range<usize>) -> ColumnsMut<'_> {
+        assert!(cols.start <= cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
+        ColumnsMut {
+            address: self.address() + (cols.start * element_bytes(self.precision)) as u64,
+            rows: self.rows,
+            cols: cols.len(),
+            stride: self.stride(),
+            precision: self.precision,
+            tensor: PhantomData,
+        }
+    }
+
     /// The memory of all rows, padding included; for tests that poison it.
     #[doc(hidden)]
     pub fn memory_mut(&mut self) -> &mut Buffer<u8> {
         &mut self.memory
     }
+}
+
+/// Columns of a tensor that a product writes: all of them, or those that a piece of a matrix makes.
+pub(super) struct ColumnsMut<'t> {
+    /// First element.
+    pub address: u64,
+    pub rows: usize,
+    pub cols: usize,
+    /// Elements from row to row.
+    pub stride: usize,
+    pub precision: Precision,
+    tensor: PhantomData<&'t mut CudaTensor>,
 }
 
 /// Rows of a tensor on their way to the host.
@@ -246,16 +275,21 @@ impl CudaMatrix {
     pub fn from_parts(gpu: &Gpu, layout: MatrixLayout, weight: &[u8], scale: &[u8]) -> Result<CudaMatrix> {
         // Checks the lengths.
         let _ = MatrixView::new(layout, weight, scale);
-        let scale_at = weight.len().next_multiple_of(PART_ALIGN);
-        let mut memory = gpu.alloc(scale_at + scale.len(), "a weight matrix")?;
-        memory.slice_mut(..weight.len()).write(gpu, weight)?;
-        memory.slice_mut(scale_at..).write(gpu, scale)?;
-        Ok(CudaMatrix {
-            memory: Arc::new(memory),
-            layout,
-            weight: 0..weight.len(),
-            scale: scale_at..scale_at + scale.len(),
-        })
+        let (weight_at, scale_at) = parts(layout);
+        let mut memory = gpu.alloc(scale_at.end, "a weight matrix")?;
+        memory.slice_mut(weight_at).write(gpu, weight)?;
+        memory.slice_mut(scale_at).write(gpu, scale)?;
+        Ok(CudaMatrix::within(Arc::new(memory), layout))
+    }
+
+    /// A matrix that lies at the beginning of `memory`, as [`CudaMatrix::from_parts`] lays one out.
+    ///
+    /// # Panics
+    /// If the memory is too small.
+    pub(super) fn within(memory: Arc<Buffer<u8>>, layout: MatrixLayout) -> CudaMatrix {
+        let (weight, scale) = parts(layout);
+        assert!(scale.end <= memory.len(), "{layout:?} in {} bytes", memory.len());
+        CudaMatrix { memory, layout, weight, scale }
     }
 
     /// Format and size.
@@ -275,6 +309,13 @@ impl CudaMatrix {
             reserved: 0,
         }
     }
+}
+
+/// Where a matrix in memory of its own has its weights and its scales.
+pub(super) fn parts(layout: MatrixLayout) -> (Range<usize>, Range<usize>) {
+    let weight = layout.weight_bytes();
+    let scale = weight.next_multiple_of(PART_ALIGN);
+    (0..weight, scale..scale + layout.scale_bytes())
 }
 
 /// The number `params.h` gives a format.

@@ -62,6 +62,7 @@ pub(super) struct Footprint<'a> {
     /// 0 if the head is the embedding.
     pub head: u64,
     largest_matrix: u64,
+    largest_kv_b: u64,
     /// Elements of the largest FP8 matrix of the trunk, as it is decoded.
     decoded: Option<(usize, usize)>,
     /// Widest gated MLP of the trunk.
@@ -84,6 +85,7 @@ impl<'a> Footprint<'a> {
             layers: Vec::with_capacity(config.num_layers),
             head: 0,
             largest_matrix: 0,
+            largest_kv_b: 0,
             decoded: None,
             widest: 0,
             expert: (!moe_layers.is_empty()).then(|| expert_spec(config, moe_layers.start, 0)),
@@ -111,6 +113,7 @@ impl<'a> Footprint<'a> {
                 matrices.extend(mlp.each());
                 f.widest = f.widest.max(mlp.gate.rows);
             }
+            f.largest_kv_b = f.largest_kv_b.max(f.matrix(&attention.kv_b));
             let bytes = matrices.into_iter().map(|m| f.matrix(m)).sum();
             f.layers.push(bytes);
         }
@@ -146,9 +149,14 @@ impl<'a> Footprint<'a> {
         self.vectors + self.layers.iter().sum::<u64>() + head
     }
 
+    /// Most bytes of a streamed matrix at once. Attention takes `kv_b` whole.
+    pub fn stream_piece(&self) -> u64 {
+        STREAM_PIECE.min(self.largest_matrix).max(self.largest_kv_b)
+    }
+
     /// The double buffer that streamed matrices pass through.
     pub fn stream_buffers(&self) -> u64 {
-        2 * allocation(STREAM_PIECE.min(self.largest_matrix))
+        2 * allocation(self.stream_piece())
     }
 
     /// Routed experts of all layers.

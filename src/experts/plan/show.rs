@@ -89,11 +89,7 @@ impl Plan {
             whether(trunk.embedding_resident),
             gb(trunk.streamed_bytes)
         )?;
-        writeln!(
-            f,
-            "streamed trunk: planned, the engine does not run it yet; from --vram {} on the trunk is resident",
-            trunk.whole_from_vram
-        )
+        writeln!(f, "from --vram {} on all of it is resident", trunk.whole_from_vram)
     }
 
     fn expectations(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -379,6 +379,7 @@ impl<'a> Question<'a> {
                 embedding_resident: placed.embedding,
                 host_bytes: on_host,
                 streamed_bytes: streamed,
+                piece_bytes: f.stream_piece(),
                 whole_from_vram: self.whole_from(),
             },
             slots: Slots {

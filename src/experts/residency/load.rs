@@ -6,6 +6,7 @@ use super::super::ExpertId;
 use super::super::cache::{Cache, Reserved};
 use super::super::fault::{Faults, Point};
 use super::super::host::{HostStore, MappedExperts, StoreOptions};
+use super::super::plan::Trunk;
 use super::super::policy::CachePolicy;
 use super::super::schedule::Rates;
 use super::super::stats::ExpertStats;
@@ -44,6 +45,8 @@ pub struct Placement {
     /// Whether to begin before all records are in host memory: an expert that is needed earlier is read at once. Damage is
     /// then found when it is met, not before the first token.
     pub serve_while_loading: bool,
+    /// Where the trunk is; `None` is the device's memory.
+    pub trunk: Option<Trunk>,
     /// Tokens that a forward pass takes at once.
     pub chunk: usize,
     /// Bytes that the key/value cache of a sequence may allocate on a device with slots; beyond, as where memory has run out,
@@ -77,6 +80,7 @@ impl Default for Placement {
             policy,
             cpu_share: true,
             serve_while_loading: false,
+            trunk: None,
             chunk: PREFILL_CHUNK,
             kv_limit: None,
             idle_copies: None,

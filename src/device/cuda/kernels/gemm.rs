@@ -4,7 +4,7 @@ use crate::device::cuda::gpu::{Gpu, Launch};
 use crate::device::cuda::images::{GEMM, Kernel};
 use crate::device::cuda::memory::Slice;
 use crate::device::cuda::params::{ActivationType, GatherParams, GemmConstant, GemmParams};
-use crate::device::cuda::tensor::{CudaMatrix, CudaTensor, MapElement, MapShape};
+use crate::device::cuda::tensor::{ColumnsMut, CudaMatrix, CudaTensor, MapElement, MapShape};
 use crate::device::{Precision, Shape};
 use crate::error::Result;
 use crate::quant::{Format, MatrixLayout};
@@ -145,15 +145,26 @@ pub fn linear_bf16<'w>(
     w: impl Into<DenseWeights<'w>>,
     out: &mut CudaTensor,
 ) -> Result<()> {
+    out.resize(x.rows());
+    linear_columns(gpu, x, w, &out.columns_mut(0..out.cols()))
+}
+
+/// [`linear_bf16`] into some columns of a tensor, of which the first is a multiple of 8.
+pub(in crate::device::cuda) fn linear_columns<'w>(
+    gpu: &Gpu,
+    x: &CudaTensor,
+    w: impl Into<DenseWeights<'w>>,
+    out: &ColumnsMut<'_>,
+) -> Result<()> {
     let w = w.into();
     assert_eq!(
-        (x.cols(), out.cols()),
+        (x.cols(), out.cols),
         (w.cols, w.rows),
         "columns of x and out, of a matrix {}×{}",
         w.rows,
         w.cols
     );
-    out.resize(x.rows());
+    assert_eq!(x.rows(), out.rows, "rows of x and out");
     if x.rows() == 0 {
         return Ok(());
     }
@@ -192,6 +203,7 @@ pub fn grouped_bf16(
     if x.rows() == 0 || groups == 0 {
         return Ok(());
     }
+    let out = out.columns_mut(0..rows);
     // As many row tiles as there can be.
     let row_tiles = x.rows() / TILE_ROWS + groups.min(x.rows());
     let width = width(gpu, row_tiles, rows);
@@ -199,7 +211,7 @@ pub fn grouped_bf16(
         offsets: offsets.address(),
         slots: slot_of_group.address(),
         groups: groups as u32,
-        ..params(x, weights.weight_address(), rows, weights.slots(), weights.slot_pitch(), width, out)?
+        ..params(x, weights.weight_address(), rows, weights.slots(), weights.slot_pitch(), width, &out)?
     };
     // SAFETY: both tensor maps describe memory that exists (slots beyond the last read as zeros); offsets and slots have been
     // checked to be as long as the kernel reads them; offsets end at most at x's rows, by contract, and `out` has as many.
@@ -255,7 +267,7 @@ fn params(
     slots: usize,
     slot_pitch: usize,
     width: &Width,
-    out: &CudaTensor,
+    out: &ColumnsMut<'_>,
 ) -> Result<GemmParams> {
     let (rows, k) = (x.rows(), x.cols());
     assert_eq!(x.precision(), Precision::Working);
@@ -274,13 +286,13 @@ fn params(
     Ok(GemmParams {
         x: map(x.address(), [k, rows, 1], [x_pitch, rows * x_pitch], GemmConstant::GEMM_BOX_ROWS)?,
         w: map(weights, [k, cols, slots], [w_pitch, slot_pitch], width.cols as u32)?,
-        out: out.address(),
+        out: out.address,
         rows: rows as u32,
         cols: cols as u32,
         k: k as u32,
         groups: 1,
-        out_stride: out.stride() as u32,
-        out_type: match out.precision() {
+        out_stride: out.stride as u32,
+        out_type: match out.precision {
             Precision::Working => ActivationType::ACTIVATION_BF16,
             Precision::Full => ActivationType::ACTIVATION_F32,
         },

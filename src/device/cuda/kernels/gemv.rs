@@ -3,7 +3,7 @@
 use crate::device::cuda::gpu::{Gpu, Launch};
 use crate::device::cuda::images::{GEMV, Kernel};
 use crate::device::cuda::params::{ActivationType, GemvParams, GemvSize};
-use crate::device::cuda::tensor::{CudaMatrix, CudaTensor};
+use crate::device::cuda::tensor::{ColumnsMut, CudaMatrix, CudaTensor};
 use crate::device::{Precision, Shape};
 use crate::error::Result;
 use crate::quant::{Format, MatrixLayout};
@@ -81,10 +81,21 @@ fn divide(layout: MatrixLayout, tokens: usize, multiprocessors: usize) -> Divisi
 /// # Panics
 /// If the shapes do not fit or `x` is not bf16.
 pub fn linear(gpu: &Gpu, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -> Result<()> {
-    let layout = w.layout();
-    assert!(x.cols() == layout.cols && out.cols() == layout.rows, "columns of x and out for {layout:?}");
-    assert_eq!(x.precision(), Precision::Working, "x is bf16");
     out.resize(x.rows());
+    linear_columns(gpu, x, w, &out.columns_mut(0..out.cols()))
+}
+
+/// [`linear`] into some columns of a tensor.
+pub(in crate::device::cuda) fn linear_columns(
+    gpu: &Gpu,
+    x: &CudaTensor,
+    w: &CudaMatrix,
+    out: &ColumnsMut<'_>,
+) -> Result<()> {
+    let layout = w.layout();
+    assert!(x.cols() == layout.cols && out.cols == layout.rows, "columns of x and out for {layout:?}");
+    assert_eq!(x.rows(), out.rows, "rows of x and out");
+    assert_eq!(x.precision(), Precision::Working, "x is bf16");
     if x.rows() == 0 {
         return Ok(());
     }
@@ -92,12 +103,12 @@ pub fn linear(gpu: &Gpu, x: &CudaTensor, w: &CudaMatrix, out: &mut CudaTensor) -
         divide(layout, x.rows(), gpu.multiprocessors() as usize);
     let params = GemvParams {
         x: x.address(),
-        out: out.address(),
+        out: out.address,
         weight: w.params(),
         x_stride: x.stride() as u32,
-        out_stride: out.stride() as u32,
+        out_stride: out.stride as u32,
         tokens: x.rows() as u32,
-        out_type: match out.precision() {
+        out_type: match out.precision {
             Precision::Full => ActivationType::ACTIVATION_F32,
             Precision::Working => ActivationType::ACTIVATION_BF16,
         },
