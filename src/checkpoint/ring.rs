@@ -162,3 +162,71 @@ impl Drop for Ring {
         self.settle();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+    use super::super::read::CHUNK;
+    use super::*;
+
+    /// A file of distinct bytes, opened for direct reads where its file system has them.
+    fn file() -> (tempfile::NamedTempFile, File, Vec<u8>) {
+        let bytes: Vec<u8> =
+            (0u32..1 << 20).flat_map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
+        let named = tempfile::NamedTempFile::new().unwrap();
+        named.as_file().write_all_at(&bytes, 0).unwrap();
+        let open = |flags| std::fs::OpenOptions::new().read(true).custom_flags(flags).open(named.path());
+        let file = open(libc::O_DIRECT).or_else(|_| open(0)).unwrap();
+        (named, file, bytes)
+    }
+
+    #[test]
+    fn reads_end_in_any_order_and_have_their_own_bytes() {
+        let Ok(mut ring) = Ring::new() else { return eprintln!("no io_uring here") };
+        let (_named, file, bytes) = file();
+        let mut wanted: Vec<(u64, usize)> = (0..64)
+            .map(|i| (i * 59_999 % 3_600_000, [1, 4095, 4096, 100_001, CHUNK][i as usize % 5]))
+            .collect();
+        // What lies behind the end is not there.
+        wanted.extend([(4 << 20, 1), ((4 << 20) - 10, 11)]);
+        let mut seen = vec![false; wanted.len()];
+        let mut take = |ring: &mut Ring| {
+            let Some((i, read)) = ring.end() else { return false };
+            let (offset, len) = (wanted[i].0 as usize, wanted[i].1);
+            match bytes.get(offset..offset + len) {
+                Some(want) => assert!(read.unwrap() == want, "{i}"),
+                None => assert_eq!(read.unwrap_err().kind(), ErrorKind::UnexpectedEof),
+            }
+            assert!(!std::mem::replace(&mut seen[i], true), "{i} ended twice");
+            true
+        };
+        for (i, &(offset, len)) in wanted.iter().enumerate() {
+            if ring.is_full() {
+                assert!(!ring.begin(0, &file, 0, 1), "there is no room");
+                take(&mut ring);
+            }
+            assert!(ring.begin(i, &file, offset, len), "{:?}", ring.refusal());
+        }
+        while take(&mut ring) {}
+        assert!(seen.iter().all(|&seen| seen));
+    }
+
+    #[test]
+    fn what_is_in_flight_may_be_left() {
+        let (named, file, bytes) = file();
+        let for_writing = std::fs::OpenOptions::new().write(true).open(named.path()).unwrap();
+        for round in 0..20 {
+            let Ok(mut ring) = Ring::new() else { return eprintln!("no io_uring here") };
+            (0..round % (DEPTH + 1)).for_each(|i| assert!(ring.begin(i, &file, i as u64 * 1000, CHUNK)));
+            if round % 2 == 0 {
+                ring.settle();
+                assert!(ring.end().is_none() && ring.begin(7, &file, 5, 9));
+                assert!(matches!(ring.end(), Some((7, Ok(read))) if read == &bytes[5..14]));
+                // A read that fails is an error of its own.
+                assert!(ring.begin(8, &for_writing, 0, 9));
+                assert!(matches!(ring.end(), Some((8, Err(_)))));
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@
 mod budget;
 #[path = "../common/mod.rs"]
 mod common;
+mod direct;
 mod faults;
 mod truth;
 

@@ -78,9 +78,9 @@ fn around(direct: &Result<f64, String>, queued: &Result<f64, String>) -> String 
         (Err(why), _) => format!("not around it ({why})"),
         (Ok(direct), Err(why)) => format!("{} around it by one thread (no io_uring: {why})", rate(direct)),
         (Ok(direct), Ok(queued)) => {
-            let faster = if queued < direct { "; the second is used though it was slower here" } else { "" };
+            let note = if queued < direct { "; io_uring is used all the same" } else { "" };
             let (direct, queued) = (rate(direct), rate(queued));
-            format!("around it by one thread {direct}, {queued} with io_uring{faster}")
+            format!("around it by one thread {direct}, {queued} with io_uring{note}")
         }
     }
 }
