@@ -152,7 +152,7 @@ fn every_way_gives_the_same_bytes() {
 fn what_is_refused_is_read_another_way() {
     let _watchdog = Watchdog::new("what_is_refused_is_read_another_way");
     let dir = tempfile::tempdir().unwrap();
-    wide(dir.path(), Format::Bf16);
+    wide(dir.path(), Format::Fp8Block);
     let truth = Truth::of(dir.path().join("model"));
     let right = |checkpoint: &Checkpoint, buffer: &mut ReadBuffer| {
         for &id in &truth.ids {
@@ -160,21 +160,25 @@ fn what_is_refused_is_read_another_way() {
         }
     };
     // No ring, or one that is of no use.
-    for error in [libc::EPERM, libc::ENOSYS, libc::ENOMEM] {
-        for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_register, libc::SYS_io_uring_enter] {
-            truth.forget_cached();
-            Refused { call, when: None, error }.while_running(|| {
-                let checkpoint = Checkpoint::open(dir.path().join("model")).unwrap();
-                let mut buffer = ReadBuffer::new().unwrap();
-                let why = buffer.io_uring().unwrap_err().to_owned();
-                right(&checkpoint, &mut buffer);
-                if let Ok(way) = checkpoint.direct_io() {
-                    assert_eq!(way, DirectIo::Single(&why));
-                    let store = truth_store(checkpoint, truth.slot);
-                    assert!(store.contains("one block at a time") && store.contains(&why), "{store}");
-                }
-            });
-        }
+    for (call, error) in [
+        (libc::SYS_io_uring_setup, libc::EPERM),
+        (libc::SYS_io_uring_setup, libc::ENOSYS),
+        (libc::SYS_io_uring_setup, libc::ENOMEM),
+        (libc::SYS_io_uring_register, libc::EINVAL),
+        (libc::SYS_io_uring_enter, libc::EPERM),
+    ] {
+        truth.forget_cached();
+        Refused { call, when: None, error }.while_running(|| {
+            let checkpoint = Checkpoint::open(dir.path().join("model")).unwrap();
+            let mut buffer = ReadBuffer::new().unwrap();
+            let why = buffer.io_uring().unwrap_err().to_owned();
+            right(&checkpoint, &mut buffer);
+            if let Ok(way) = checkpoint.direct_io() {
+                assert_eq!(way, DirectIo::Single(&why));
+                let store = described(checkpoint, truth.slot);
+                assert!(store.contains("one block at a time") && store.contains(&why), "{store}");
+            }
+        });
     }
     // A ring that takes nothing any more, and one that cannot be waited for.
     let enter = |when| Refused { call: libc::SYS_io_uring_enter, when: Some(when), error: libc::EAGAIN };
@@ -200,14 +204,14 @@ fn what_is_refused_is_read_another_way() {
             let checkpoint = Checkpoint::open(dir.path().join("model")).unwrap();
             right(&checkpoint, &mut ReadBuffer::new().unwrap());
             assert!(checkpoint.direct_io().unwrap_err().starts_with("model-00001-of-00001.safetensors: "));
-            let store = truth_store(checkpoint, truth.slot);
+            let store = described(checkpoint, truth.slot);
             assert!(store.contains("read through the file cache (model-00001"), "{store}");
         },
     );
 }
 
 /// What a store says of itself that has room for one expert.
-fn truth_store(checkpoint: Checkpoint, budget: u64) -> String {
+fn described(checkpoint: Checkpoint, budget: u64) -> String {
     let policy = Box::<crate::truth::Oldest>::default();
     abruzzi::experts::host::HostStore::new(checkpoint.into(), Some(budget), policy, options(|_| {}))
         .unwrap()
