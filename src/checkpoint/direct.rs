@@ -179,7 +179,7 @@ struct Reading<'r, 't, 'm> {
 impl Reading<'_, '_, '_> {
     fn one_by_one(mut self) -> Result<Vec<Option<FaultKind>>> {
         for i in 0..self.pieces.len() {
-            if !self.from_cache(i)? {
+            if !self.take_cached(i)? {
                 self.plainly(i)?;
             }
         }
@@ -192,7 +192,7 @@ impl Reading<'_, '_, '_> {
         // Left by a record whose reading panicked.
         ring.settle();
         for i in 0..self.pieces.len() {
-            if self.from_cache(i)? {
+            if self.take_cached(i)? {
                 continue;
             }
             if ring.is_full() {
@@ -222,7 +222,7 @@ impl Reading<'_, '_, '_> {
     }
 
     /// Takes a piece from the file cache; false if that does not have all of it.
-    fn from_cache(&mut self, i: usize) -> Result<bool> {
+    fn take_cached(&mut self, i: usize) -> Result<bool> {
         let piece = &mut self.pieces[i];
         let (shard, offset) = self.checkpoint.place(piece);
         let cached =

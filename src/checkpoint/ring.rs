@@ -15,7 +15,7 @@ use super::direct::{BLOCK, Blocks};
 use super::region::SharedRegion;
 
 /// Reads in flight. Eight of 512 KiB are 4 MiB, what a drive of 14 GB/s passes in 300 µs: longer than NVMe takes for one.
-/// More would only take memory and second-level cache from what the bytes are for.
+/// More would only take memory, in every reading thread (docs/notes/loading.md has them measured).
 pub(super) const DEPTH: usize = 8;
 
 /// How long to wait before looking again where the system does not wait for us.
