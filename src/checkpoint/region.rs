@@ -88,7 +88,7 @@ impl MappedFile {
     /// If the part does not lie inside the mapping.
     pub fn is_cached(&self, part: Range<usize>) -> bool {
         let part = &self.bytes[part];
-        // SAFETY: a question without memory.
+        // SAFETY: asks for a constant and takes no pointer.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         let start = part.as_ptr() as usize / page * page;
         let len = part.as_ptr() as usize + part.len() - start;

@@ -140,7 +140,10 @@ impl Ring {
     unsafe fn submit(&mut self, entry: &io_uring::squeue::Entry) -> io::Result<()> {
         // SAFETY: what the caller promises.
         unsafe { self.queue.submission().push(entry) }.map_err(|_| ErrorKind::WouldBlock)?;
-        self.queue.submit().map(|_| ())
+        match self.queue.submit()? {
+            1 => Ok(()),
+            _ => Err(ErrorKind::WouldBlock.into()),
+        }
     }
 
     /// Waits for an entry that was handed over to end: what it is known by, and its result.

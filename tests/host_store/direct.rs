@@ -1,10 +1,11 @@
 //! Reads around the file cache: through io_uring, one block after another, or, where the system refuses either, the next best
 //! way. All give the same bytes and find the same damage. Refusals are real ones, by a filter of system calls.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use abruzzi::checkpoint::region::MappedFile;
 use abruzzi::checkpoint::{DirectIo, ReadBuffer};
 use abruzzi::experts::ExpertId;
 use abruzzi::quant::Format;
@@ -146,6 +147,32 @@ fn every_way_gives_the_same_bytes() {
             }
         }
     }
+}
+
+#[test]
+fn what_goes_around_the_file_cache_is_not_in_it_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    wide(dir.path(), Format::Fp8Block);
+    let truth = Truth::of(dir.path().join("model"));
+    let path = dir.path().join("model/model-00001-of-00001.safetensors");
+    let file = File::open(&path).unwrap();
+    let mapped = MappedFile::new(&file, file.metadata().unwrap().len() as usize).unwrap();
+    let id = ExpertId::new(1, 4);
+    let first = offset(&path, "model.layers.1.mlp.experts.4.up_proj.weight") as usize;
+    let up = first..first + 1024 * 1152;
+    assert!(mapped.is_cached(up.clone()), "it was just read");
+    for (way, mut buffer) in buffers(&truth.checkpoint) {
+        truth.forget_cached();
+        if truth.checkpoint.direct_io().is_err() || mapped.is_cached(first..first + 1) {
+            eprintln!("{way}: these files have no direct reads, or the file cache is all there is of them");
+            continue;
+        }
+        read(&truth.checkpoint, id, Some(&mut buffer)).unwrap();
+        let cached = up.clone().step_by(4096).filter(|&at| mapped.is_cached(at..at + 1)).count();
+        assert_eq!(cached, 0, "{way}: pages of {}", up.len() / 4096);
+    }
+    read(&truth.checkpoint, id, None).unwrap();
+    assert!(mapped.is_cached(up));
 }
 
 #[test]
