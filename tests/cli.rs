@@ -335,6 +335,12 @@ fn verify_and_doctor_speak_json() {
     assert!(machine["memory_available"].as_u64().is_some_and(|n| n > 1 << 20), "{machine}");
     assert!(machine["gpus"].is_array(), "{machine}");
     assert!(machine["read_cached"].as_f64().is_some_and(|rate| rate > 1e6), "{machine}");
+    // Where the file system has no direct reads, or the system no io_uring for us, there is no rate.
+    for name in ["read_direct", "read_io_uring"] {
+        let rate = machine.get(name).unwrap_or_else(|| panic!("no {name} in {machine}"));
+        assert!(rate.is_null() || rate.as_f64().is_some_and(|rate| rate > 1e5), "{machine}");
+    }
+    assert!(machine["read_io_uring"].is_null() || machine["read_direct"].is_f64(), "{machine}");
     for name in ["processor", "instructions", "transparent_huge_pages"] {
         assert!(machine[name].as_str().is_some_and(|s| !s.is_empty()), "{name} in {machine}");
     }

@@ -1,73 +1,19 @@
 //! Reading one expert at a time into place, around the system's file cache where the file system allows.
 
-use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 
 use super::Checkpoint;
-use super::catalogue::{Located, Shard};
+use super::catalogue::Located;
+use super::direct::ReadBuffer;
 use super::manifest::Source;
-use super::read::{CHUNK, Finding, LoadOptions, Run, changed, merge, non_finite, wrong_shape};
+use super::read::{CHUNK, Finding, LoadOptions, Piece, Run, changed, merge, wrong_shape};
 use super::record::RecordLayout;
-use super::region::{OwnRegion, RECORD_ALIGN};
 use super::weights::GatedMlp;
-use crate::error::{Error, Fault, FaultKind, Result};
-
-/// What direct reads want offsets, lengths and addresses to be multiples of: a page suffices for every file system
-/// that has them.
-const DIRECT_ALIGN: usize = RECORD_ALIGN;
-
-/// An aligned buffer that direct reads pass through, one a reading thread: tensors lie at offsets that are not aligned.
-#[derive(Debug)]
-pub struct ReadBuffer(OwnRegion);
-
-impl ReadBuffer {
-    /// Bytes it takes.
-    pub const BYTES: usize = CHUNK + 2 * DIRECT_ALIGN;
-
-    /// Allocates one.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`].
-    pub fn new() -> Result<ReadBuffer> {
-        OwnRegion::new(ReadBuffer::BYTES, "a read buffer").map(ReadBuffer)
-    }
-}
-
-/// The shards opened a second time for reads around the file cache, or why there are none. Found out once.
-#[derive(Debug, Default)]
-pub(super) struct DirectFiles(OnceLock<Result<Vec<File>, String>>);
-
-impl DirectFiles {
-    pub(super) fn get(&self, shards: &[Shard]) -> Result<&[File], &str> {
-        let files = self.0.get_or_init(|| shards.iter().map(open_direct).collect());
-        files.as_deref().map_err(String::as_str)
-    }
-}
-
-/// Opens a shard for direct reads and tries one. By the open file, not its path: it cannot be another file.
-fn open_direct(shard: &Shard) -> Result<File, String> {
-    let why = |e: std::io::Error| format!("{}: {e}", shard.name.display());
-    let path = format!("/proc/self/fd/{}", shard.file.as_raw_fd());
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).map_err(why)?;
-    let mut page = OwnRegion::new(DIRECT_ALIGN, "a read buffer").map_err(|e| e.to_string())?;
-    file.read_at(page.bytes_mut(), 0).map_err(why)?;
-    Ok(file)
-}
+use crate::error::{Error, Fault, Result};
 
 impl Checkpoint {
-    /// Whether [`Checkpoint::read_expert_direct`] gets around the system's file cache.
-    ///
-    /// # Errors
-    /// Why it does not; it then reads as [`Checkpoint::read_expert`] does.
-    pub fn direct_io(&self) -> Result<(), &str> {
-        self.direct.get(&self.catalogue.shards).map(|_| ())
-    }
-
     /// Reads the record of an expert, laid out as [`Checkpoint::record_layout`] says, and checks that every value is
     /// finite. Padding becomes zero: a record's bytes depend on the expert alone.
     ///
@@ -123,7 +69,7 @@ impl Checkpoint {
         layer: usize,
         expert: usize,
         into: &mut [u8],
-        mut buffer: Option<&mut ReadBuffer>,
+        buffer: Option<&mut ReadBuffer>,
     ) -> Result<()> {
         let source = self.expert_source(layer, expert)?;
         let layout = RecordLayout::new(&source.map(|m| m.layout));
@@ -131,25 +77,35 @@ impl Checkpoint {
             let problem = format!("has {} bytes, expected the record's {}", into.len(), layout.size());
             return Err(Error::argument("into", problem));
         }
-        let mut findings = Vec::new();
-        let mut end = 0;
-        for (place, Source { weight, scale, shape, .. }) in
-            layout.parts().each().into_iter().zip(source.each())
-        {
+        let mut shapes = [[0u8; 8]; 3];
+        let mut pieces = Vec::new();
+        let (mut rest, mut end) = (into, 0);
+        for ((place, source), raw) in layout.parts().each().into_iter().zip(source.each()).zip(&mut shapes) {
+            let Source { weight, scale, shape, .. } = source;
             for (tensor, range) in [(Some(weight), &place.weight), (scale.as_ref(), &place.scale)] {
                 let Some(tensor) = tensor else { continue };
-                into[end..range.start].fill(0);
-                end = range.end;
-                self.read_tensor(tensor, &mut into[range.clone()], buffer.as_deref_mut(), &mut findings)?;
+                let (padding, from) = rest.split_at_mut(range.start - end);
+                let (part, behind) = from.split_at_mut(range.len());
+                padding.fill(0);
+                (rest, end) = (behind, range.end);
+                pieces.extend(cut(tensor, part));
             }
             if let Some(tensor) = shape {
-                let mut raw = [0u8; 8];
-                self.read_tensor(tensor, &mut raw, None, &mut findings)?;
-                let wrong = wrong_shape(raw, [place.layout.rows, place.layout.cols]);
-                findings.extend(wrong.map(|kind| Finding { tensor, kind }));
+                pieces.extend(cut(tensor, raw));
             }
         }
-        into[end..].fill(0);
+        rest.fill(0);
+
+        let found = self.read_pieces(&mut pieces, buffer)?;
+        let findings = pieces.iter().zip(found);
+        let mut findings: Vec<Finding<'_>> = findings
+            .filter_map(|(piece, kind)| Some(Finding { tensor: piece.tensor, kind: kind? }))
+            .collect();
+        for ((place, source), raw) in layout.parts().each().into_iter().zip(source.each()).zip(shapes) {
+            let Some(tensor) = &source.shape else { continue };
+            let wrong = wrong_shape(raw, [place.layout.rows, place.layout.cols]);
+            findings.extend(wrong.map(|kind| Finding { tensor, kind }));
+        }
         self.sound_expert(source, merge(&self.catalogue, findings))
     }
 
@@ -170,87 +126,10 @@ impl Checkpoint {
         faults.extend(shards.into_iter().filter_map(|shard| changed(&self.catalogue.shards[shard])));
         if faults.is_empty() { Ok(()) } else { Err(self.damaged(faults)) }
     }
-
-    fn read_tensor<'a>(
-        &self,
-        tensor: &'a Located,
-        into: &mut [u8],
-        mut buffer: Option<&mut ReadBuffer>,
-        findings: &mut Vec<Finding<'a>>,
-    ) -> Result<()> {
-        let shard = &self.catalogue.shards[tensor.shard];
-        let direct = buffer.as_ref().and_then(|_| self.direct.get(&self.catalogue.shards).ok());
-        for (i, piece) in into.chunks_mut(CHUNK).enumerate() {
-            let at = (i * CHUNK) as u64;
-            let offset = tensor.entry.offset + at;
-            let read = match (direct, &mut buffer) {
-                // What the file cache has is there at once; a direct read would go to the disk for it.
-                (Some(_), Some(_)) if read_cached(&shard.file, offset, piece) => Ok(()),
-                (Some(files), Some(buffer)) => {
-                    read_direct(&files[tensor.shard], offset, piece, buffer.0.bytes_mut())
-                        .or_else(|e| on_refusal(e, &shard.file, offset, piece))
-                }
-                _ => shard.file.read_exact_at(piece, offset),
-            };
-            match read {
-                Ok(()) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                    findings.push(Finding { tensor, kind: FaultKind::Changed });
-                    break;
-                }
-                Err(e) => return Err(Error::io(self.dir.join(&shard.name), "read")(e)),
-            }
-            findings.extend(non_finite(tensor, at, piece).map(|kind| Finding { tensor, kind }));
-        }
-        Ok(())
-    }
 }
 
-/// Fills `into` from the file cache; false if that does not have all of it, or the system cannot say.
-fn read_cached(file: &File, offset: u64, into: &mut [u8]) -> bool {
-    let (mut done, len) = (0, into.len());
-    while done < len {
-        let rest = &mut into[done..];
-        let part = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() };
-        let at = offset + done as u64;
-        // SAFETY: one part, memory that is ours to write; the file is open.
-        let read =
-            unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, at as i64, libc::RWF_NOWAIT) };
-        match usize::try_from(read) {
-            Ok(1..) => done += read as usize,
-            // Not in the cache, the file's end, or a refusal: the read that follows tells which.
-            _ => return false,
-        }
-    }
-    true
-}
-
-/// A file system that took the first direct read may refuse this one: the cached way then is as good.
-fn on_refusal(refused: std::io::Error, file: &File, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
-    if refused.kind() == std::io::ErrorKind::InvalidInput {
-        file.read_exact_at(into, offset)
-    } else {
-        Err(refused)
-    }
-}
-
-/// Reads `into.len()` bytes at `offset` in whole blocks through the buffer.
-fn read_direct(file: &File, offset: u64, into: &mut [u8], buffer: &mut [u8]) -> std::io::Result<()> {
-    let skip = (offset % DIRECT_ALIGN as u64) as usize;
-    let start = offset - skip as u64;
-    let needed = skip + into.len();
-    let buffer = &mut buffer[..needed.next_multiple_of(DIRECT_ALIGN)];
-    let mut got = 0;
-    while got < needed {
-        // After a short read that ended inside a block the block is read again.
-        let from = got / DIRECT_ALIGN * DIRECT_ALIGN;
-        match file.read_at(&mut buffer[from..], start + from as u64) {
-            Ok(n) if from + n <= got => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => got = from + n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    into.copy_from_slice(&buffer[skip..needed]);
-    Ok(())
+/// A tensor in pieces, in its order.
+fn cut<'t, 'm>(tensor: &'t Located, into: &'m mut [u8]) -> impl Iterator<Item = Piece<'t, 'm>> {
+    let pieces = into.chunks_mut(CHUNK).enumerate();
+    pieces.map(move |(i, into)| Piece { tensor, at: (i * CHUNK) as u64, into })
 }

@@ -5,6 +5,7 @@
 //! all that is wrong.
 
 mod catalogue;
+mod direct;
 mod expert;
 mod file;
 mod header;
@@ -18,6 +19,7 @@ mod rates;
 mod read;
 mod record;
 pub mod region;
+mod ring;
 mod stream;
 pub(crate) mod tensors;
 mod verify;
@@ -28,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 pub use catalogue::INDEX_FILE;
 pub(crate) use catalogue::Located;
-pub use expert::ReadBuffer;
+pub use direct::{DirectIo, ReadBuffer};
 pub(crate) use file::{looks_like, open_regular};
 pub(crate) use header::MAX_TENSORS;
 pub use header::{Dtype, Entry, Header, parse_header};
@@ -59,7 +61,7 @@ pub struct Checkpoint {
     bound: Bound,
     skipped: SkippedTensors,
     bytes: u64,
-    direct: expert::DirectFiles,
+    direct: direct::DirectFiles,
 }
 
 /// A checkpoint as found, sound or not.

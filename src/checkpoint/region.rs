@@ -80,6 +80,23 @@ impl MappedFile {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// Whether the file cache has all of a part, as far as the system tells: of a file that is neither the user's nor theirs to
+    /// write it says yes to everything. What lies behind the file's end is not there.
+    ///
+    /// # Panics
+    /// If the part does not lie inside the mapping.
+    pub fn is_cached(&self, part: Range<usize>) -> bool {
+        let part = &self.bytes[part];
+        // SAFETY: asks for a constant and takes no pointer.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+        let start = part.as_ptr() as usize / page * page;
+        let len = part.as_ptr() as usize + part.len() - start;
+        let mut pages = vec![0u8; len.div_ceil(page)];
+        // SAFETY: the pages lie in the mapping; the call touches none of them and writes a byte for each to the list.
+        let told = unsafe { libc::mincore(start as *mut libc::c_void, len, pages.as_mut_ptr()) } == 0;
+        told && pages.iter().all(|page| page & 1 == 1)
+    }
 }
 
 /// Memory that weights lie in.

@@ -38,6 +38,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
             "transparent_huge_pages": huge,
             "read_cached": reads.as_ref().map(|r| r.cached),
             "read_direct": reads.as_ref().and_then(|r| r.direct.as_ref().ok()),
+            "read_io_uring": reads.as_ref().and_then(|r| r.queued.as_ref().ok()),
             "gpus": gpus.iter().map(|g| &g.json).collect::<Vec<_>>(),
         });
         writeln!(out, "{value}")?;
@@ -50,12 +51,13 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     writeln!(out, "NUMA nodes         {nodes}")?;
     let advice = if huge == "never" { " (loading is slower; `madvise` is enough)" } else { "" };
     writeln!(out, "huge pages         {huge}{advice}")?;
-    if let Some(ReadRates { cached, direct, .. }) = &reads {
-        let direct = match direct {
-            Ok(rate) => format!("{:.1} GB/s around it", rate / 1e9),
-            Err(why) => format!("not around it ({why})"),
-        };
-        writeln!(out, "model files        {:.1} GB/s through the file cache, {direct}", cached / 1e9)?;
+    if let Some(ReadRates { cached, direct, queued, .. }) = &reads {
+        writeln!(
+            out,
+            "model files        {:.1} GB/s through the file cache, {}",
+            cached / 1e9,
+            around(direct, queued)
+        )?;
     }
     for gpu in &gpus {
         writeln!(out, "GPU                {}", gpu.text)?;
@@ -67,6 +69,20 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     };
     writeln!(out, "GPU kernels        {kernels}")?;
     Ok(())
+}
+
+/// What one thread reads around the file cache, as it does experts that are not in memory.
+fn around(direct: &Result<f64, String>, queued: &Result<f64, String>) -> String {
+    let rate = |rate: &f64| format!("{:.1} GB/s", rate / 1e9);
+    match (direct, queued) {
+        (Err(why), _) => format!("not around it ({why})"),
+        (Ok(direct), Err(why)) => format!("{} around it by one thread (no io_uring: {why})", rate(direct)),
+        (Ok(direct), Ok(queued)) => {
+            let note = if queued < direct { "; io_uring is used all the same" } else { "" };
+            let (direct, queued) = (rate(direct), rate(queued));
+            format!("around it by one thread {direct}, {queued} with io_uring{note}")
+        }
+    }
 }
 
 /// A GPU, for people and for machines.

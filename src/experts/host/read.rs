@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::memory::Memory;
 use super::{StoreOptions, trouble};
-use crate::checkpoint::{Checkpoint, LoadOptions, LoadProgress, ReadBuffer};
+use crate::checkpoint::{Checkpoint, DirectIo, LoadOptions, LoadProgress, ReadBuffer};
 use crate::error::{Error, Result, Tier};
 use crate::experts::ExpertId;
 use crate::experts::fault::{Faults, Point};
@@ -151,7 +151,10 @@ impl Reading {
     /// How records are read, in words.
     pub(super) fn describe(&self) -> String {
         let way = match self.checkpoint.direct_io() {
-            Ok(()) => "read from the file cache or around it".to_owned(),
+            Ok(DirectIo::Queued) => "read from the file cache or around it by io_uring".to_owned(),
+            Ok(DirectIo::Single(why)) => {
+                format!("read from the file cache or around it, one block at a time (no io_uring: {why})")
+            }
             Err(why) => format!("read through the file cache ({why})"),
         };
         if self.sums.is_some() { format!("{way}, checksums compared") } else { way }
