@@ -54,10 +54,18 @@ pub struct Residency<D: Device> {
 struct State<D: Device> {
     /// What the device holds; none for a device that computes experts where their records lie.
     on_device: Option<OnDevice<D>>,
-    /// Reused from layer to layer: the routing and the tokens of the layer at work, in host memory.
-    routing: Routing,
-    x: Vec<f32>,
+    at_work: AtWork,
     stats: ExpertStats,
+}
+
+/// What host memory has of the layer at work, reused from layer to layer.
+#[derive(Default)]
+struct AtWork {
+    routing: Routing,
+    /// The tokens, [tokens, hidden].
+    x: Vec<f32>,
+    /// What the CPU made of them, [pairs, hidden].
+    results: Vec<f32>,
 }
 
 /// The experts of one layer for a batch of tokens.
@@ -228,18 +236,17 @@ impl<D: Device> Residency<D> {
         D::Routing: 'g,
     {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { on_device, routing, x, stats } = &mut *state;
+        let State { on_device, at_work, stats } = &mut *state;
         let Some(on) = on_device else {
-            // Not under the lock: a thread that waits for other workers may meanwhile take up the pass of another session,
-            // which would wait here for itself.
-            let (mut routing, mut x) = (std::mem::take(routing), std::mem::take(x));
+            // Not under the lock: who asks for the counts does not wait for the computing.
+            let mut at_work = std::mem::take(at_work);
             drop(state);
             meanwhile()?;
             let mut stats = ExpertStats::default();
-            let done = self.where_they_lie(device, call, &mut routing, &mut x, &mut stats);
+            let done = self.where_they_lie(device, call, &mut at_work, &mut stats);
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.stats.add(&stats);
-            (state.routing, state.x) = (routing, x);
+            state.at_work = at_work;
             return done;
         };
         on.check()?;
@@ -252,7 +259,7 @@ impl<D: Device> Residency<D> {
             let residents = device.experts(x, &on.memory, layer, Pass::Residents, routing, pairs);
             residents.and_then(|()| meanwhile()).map(|_| ())
         } else {
-            self.on_demand(device, on, call, routing, x, stats, meanwhile)
+            self.on_demand(device, on, call, at_work, stats, meanwhile)
         };
         // Whatever went wrong, what was issued reads its slots.
         let done = done.and(on.close(device));
@@ -264,33 +271,27 @@ impl<D: Device> Residency<D> {
         &self,
         device: &D,
         call: LayerCall<'_, D>,
-        routing: &mut Routing,
-        x: &mut Vec<f32>,
+        at_work: &mut AtWork,
         stats: &mut ExpertStats,
     ) -> Result<()> {
         let begun = self.trace.now();
-        device.read_routing(call.routing, routing)?;
-        device.read(call.x, x)?;
+        device.read_routing(call.routing, &mut at_work.routing)?;
+        device.read(call.x, &mut at_work.x)?;
         device.blank_pairs(call.routing, call.pairs)?;
-        let experts: Vec<usize> = routed(routing).collect();
+        let experts: Vec<usize> = routed(&at_work.routing).collect();
         let in_file = |&&e: &&usize| self.host.tier(ExpertId::new(call.layer, e)) == Tier::File;
         stats.from_file += experts.iter().filter(in_file).count() as u64;
-        let done = self.on_host(device, call.layer, call.pairs, routing, x, &experts, stats);
+        let done = self.on_host(device, call.layer, call.pairs, at_work, &experts, stats);
         self.trace.end(call.session, What::Experts(call.layer, experts.len()), begun);
         done
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one step, its state taken apart so that parts can be borrowed"
-    )]
     fn on_demand<'g>(
         &self,
         device: &D,
         on: &mut OnDevice<D>,
         mut call: LayerCall<'_, D>,
-        routing: &mut Routing,
-        x: &mut Vec<f32>,
+        at_work: &mut AtWork,
         stats: &mut ExpertStats,
         meanwhile: impl FnOnce() -> Result<Option<&'g D::Routing>>,
     ) -> Result<()>
@@ -311,7 +312,8 @@ impl<D: Device> Residency<D> {
         on.settle(device, 1)?;
         at = self.trace.end(call.session, What::Layer(layer, "wait for copies"), at);
 
-        device.read_routing(call.routing, routing)?;
+        device.read_routing(call.routing, &mut at_work.routing)?;
+        let routing = &at_work.routing;
         on.settled();
         at = self.trace.end(call.session, What::Layer(layer, "wait for routing"), at);
         let (bytes, down) =
@@ -329,13 +331,13 @@ impl<D: Device> Residency<D> {
         at = self.trace.end(call.session, What::Layer(layer, "issue misses"), at);
         cpu.extend(left);
         if !cpu.is_empty() {
-            self.cpu_share_of(device, on, &mut call, routing, x, rows, &cpu, stats)?;
+            self.cpu_share_of(device, on, &mut call, at_work, rows, &cpu, stats)?;
             self.trace.end(call.session, What::Layer(layer, "CPU experts"), at);
         }
         let guess = match guess {
             Some(guess) => {
-                device.read_routing(guess, routing)?;
-                Some(&*routing)
+                device.read_routing(guess, &mut at_work.routing)?;
+                Some(&at_work.routing)
             }
             None => None,
         };
@@ -354,29 +356,29 @@ impl<D: Device> Residency<D> {
         device: &D,
         on: &mut OnDevice<D>,
         call: &mut LayerCall<'_, D>,
-        routing: &Routing,
-        x: &mut Vec<f32>,
+        at_work: &mut AtWork,
         rows: Option<D::Rows>,
         experts: &[usize],
         stats: &mut ExpertStats,
     ) -> Result<()> {
         match rows {
-            Some(rows) => device.take_rows(rows, x)?,
-            None => device.read(call.x, x)?,
+            Some(rows) => device.take_rows(rows, &mut at_work.x)?,
+            None => device.read(call.x, &mut at_work.x)?,
         }
         if !on.store.holds_all() {
             on.limit_copies(device, 0)?;
         }
         let (computed, bytes) = (stats.cpu_seconds, stats.cpu_bytes);
         let link_busy = on.ahead.link_free_in() > 0.0;
-        self.on_host(device, call.layer, call.pairs, routing, x, experts, stats)?;
+        self.on_host(device, call.layer, call.pairs, at_work, experts, stats)?;
         let seconds = stats.cpu_seconds - computed;
         on.look_at_copies(device)?;
         if on.residents_done(device)? {
             stats.waited_seconds += seconds;
         }
         on.ahead.cpu_seconds = seconds;
-        let rows = experts.iter().map(|&e| routing.pairs_of(e).len()).sum::<usize>().div_ceil(experts.len());
+        let rows = experts.iter().map(|&e| at_work.routing.pairs_of(e).len());
+        let rows = rows.sum::<usize>().div_ceil(experts.len());
         let each = experts.len() as f64;
         let bytes = ((stats.cpu_bytes - bytes) as f64 / each) as u64;
         on.rates.observe_cpu(bytes, rows as u32, seconds / each, link_busy);
@@ -401,7 +403,7 @@ impl<D: Device> Residency<D> {
     /// What the device reports.
     pub fn guessed_first(&self, device: &D, layer: usize, guess: &D::Routing) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { on_device, routing, stats, .. } = &mut *state;
+        let State { on_device, at_work: AtWork { routing, .. }, stats } = &mut *state;
         let Some(on) = on_device else { return Ok(()) };
         on.check()?;
         let read = on.retire(device).and_then(|()| device.read_routing(guess, routing));

@@ -1,6 +1,7 @@
 //! Experts with few tokens each, all at once: two parallel parts for a layer's experts, whatever their number.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
@@ -23,31 +24,52 @@ struct Work<'a> {
     tokens: usize,
 }
 
+thread_local! {
+    /// A calling thread's memory for jobs, one after another, reused from layer to layer.
+    static MEMORY: RefCell<Vec<Memory>> = RefCell::default();
+}
+
+/// What lies in memory of a job while it is computed.
+#[derive(Default)]
+struct Memory {
+    /// Activations, prepared for the first matrix and, if that is another format, the second.
+    prepared: [Lines; 2],
+    /// What is between the two halves, [tokens, width].
+    between: Lines,
+}
+
 /// Computes the jobs, each with its place. The first that panicked, by place; the others are done all the same.
 pub(super) fn run(
     compute: Compute<'_>,
     x: &[f32],
     jobs: &mut [(usize, &mut HostJob<'_>)],
 ) -> Option<JobPanic> {
-    let panics = Panics::default();
-    let mut prepared: Vec<[Lines; 2]> = Vec::new();
-    prepared.resize_with(jobs.len(), Default::default);
-    let mut between: Vec<Vec<f32>> = Vec::new();
-    for (_, job) in jobs.iter() {
-        between.push(vec![0.0; job.tokens.len() * job.mlp.gate.layout().rows]);
-    }
+    MEMORY.with_borrow_mut(|memory| {
+        if memory.len() < jobs.len() {
+            memory.resize_with(jobs.len(), Default::default);
+        }
+        run_in(memory, compute, x, jobs)
+    })
+}
 
+fn run_in(
+    memory: &mut [Memory],
+    compute: Compute<'_>,
+    x: &[f32],
+    jobs: &mut [(usize, &mut HostJob<'_>)],
+) -> Option<JobPanic> {
+    let panics = Panics::default();
     let mut works = Vec::with_capacity(jobs.len());
-    for (((at, job), memory), between) in jobs.iter().zip(&mut prepared).zip(&mut between) {
+    for ((at, job), Memory { prepared: [first, second], between }) in jobs.iter().zip(memory.iter_mut()) {
         let GatedMlp { gate, up, .. } = &job.mlp;
-        let [first, second] = memory;
         panics.catch(*at, || {
             let rows = gather(x, gate.layout().cols, &job.tokens);
             let of_gate = compute.prepare(gate.layout(), &rows, first);
             let same = gate.layout() == up.layout();
             let of_up = if same { of_gate } else { compute.prepare(up.layout(), &rows, second) };
-            let between = Output::new(between, gate.layout().rows);
             let (mlp, tokens) = (job.mlp.map(|view| *view), job.tokens.len());
+            // What is left from before is written over.
+            let between = Output::new(between.take(tokens * gate.layout().rows), gate.layout().rows);
             works.push(Work { at: *at, mlp, gate: of_gate, up: of_up, between, tokens });
         });
     }
@@ -64,12 +86,13 @@ pub(super) fn run(
     drop(works);
 
     let mut works = Vec::with_capacity(jobs.len());
-    for (((at, job), memory), between) in jobs.iter_mut().zip(&mut prepared).zip(&between) {
+    for ((at, job), Memory { prepared: [first, _], between }) in jobs.iter_mut().zip(memory) {
         let down = job.mlp.down;
         panics.catch(*at, || {
             let tokens = job.tokens.len();
             assert_eq!(job.out.len(), tokens * down.layout().rows, "results of {tokens} tokens");
-            let x = compute.prepare(down.layout(), between, &mut memory[0]);
+            let between = between.take(tokens * job.mlp.gate.layout().rows);
+            let x = compute.prepare(down.layout(), between, first);
             works.push((*at, down, x, Output::new(job.out, down.layout().rows)));
         });
     }

@@ -7,11 +7,11 @@ use super::super::ExpertId;
 use super::super::fault::Point;
 use super::super::host::{HostRecord, HostStats, HostStore, MappedExperts};
 use super::super::stats::ExpertStats;
-use super::Residency;
+use super::{AtWork, Residency};
 use crate::checkpoint::RecordLayout;
 use crate::checkpoint::weights::GatedMlp;
 use crate::device::cpu::{HostJob, JobPanic};
-use crate::device::{Device, Routing, Shape};
+use crate::device::{Device, Shape};
 use crate::error::{Result, Tier};
 use crate::quant::MatrixView;
 use crate::telemetry::{Row, Tracer, What};
@@ -110,20 +110,16 @@ impl InHost {
 
 impl<D: Device> Residency<D> {
     /// Computes experts on the CPU and puts their rows among the pairs.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one step, its state taken apart so that parts can be borrowed"
-    )]
     pub(super) fn on_host(
         &self,
         device: &D,
         layer: usize,
         pairs: &mut D::Tensor,
-        routing: &Routing,
-        x: &[f32],
+        at_work: &mut AtWork,
         experts: &[usize],
         stats: &mut ExpertStats,
     ) -> Result<()> {
+        let AtWork { routing, x, results } = at_work;
         let hidden = pairs.cols();
         let Some(layout) = self.host.layout(layer) else { return Ok(()) };
         // As many as host memory holds at a time.
@@ -138,7 +134,8 @@ impl<D: Device> Residency<D> {
             let records = records.into_iter().collect::<Result<Vec<_>>>()?;
             stats.waited_seconds += begun.elapsed().as_secs_f64();
             let rows: usize = experts.iter().map(|&e| routing.pairs_of(e).len()).sum();
-            let mut results = vec![0.0; rows * hidden];
+            // What is left from before is written over, unless a job panics.
+            results.resize(rows * hidden, 0.0);
             let mut rest = results.as_mut_slice();
             let mut jobs = Vec::with_capacity(experts.len());
             for (&expert, record) in experts.iter().zip(&records) {

@@ -13,10 +13,10 @@ use super::super::stats::ExpertStats;
 use super::copying::copy;
 use super::in_host::InHost;
 use super::on_device::OnDevice;
-use super::{Residency, State};
+use super::{AtWork, Residency, State};
 use crate::checkpoint::{Checkpoint, LoadOptions, RecordLayout, memory};
 use crate::device::cpu::Workers;
-use crate::device::{Device, Routing, SlotAt};
+use crate::device::{Device, SlotAt};
 use crate::error::{Error, Result};
 use crate::telemetry::Tracer;
 
@@ -168,8 +168,7 @@ impl<D: Device> Residency<D> {
             Some(workers) => workers.clone(),
             None => Arc::new(Workers::new(load.threads)?),
         };
-        let (routing, x, stats) = (Routing::default(), Vec::new(), ExpertStats::default());
-        let state = State { on_device, routing, x, stats };
+        let state = State { on_device, at_work: AtWork::default(), stats: ExpertStats::default() };
         let mut residency = Residency {
             workers,
             cpu_share: placement.cpu_share,
