@@ -83,7 +83,7 @@ impl<D: Device> AnyModel for Model<D> {
     }
 
     fn placement(&self) -> String {
-        format!("{}; {}", self.device().placement(), self.residency().describe())
+        Model::placement(self)
     }
 
     fn workers(&self) -> Option<&Arc<Workers>> {

@@ -17,6 +17,7 @@ use crate::checkpoint::{Checkpoint, LoadOptions, LoadStats};
 use crate::config::ModelConfig;
 use crate::device::{Device, Routing, SampleSettings};
 use crate::error::{Error, Result};
+use crate::experts::plan::Trunk;
 use crate::experts::residency::{Placement, Residency};
 use crate::experts::stats::ExpertStats;
 
@@ -38,8 +39,8 @@ pub struct Model<D: Device> {
     chunk: usize,
     /// Bytes that a token reads besides routed experts, the cache aside.
     trunk_bytes: u64,
-    /// Those of them that cross the link for each token.
-    streamed_bytes: u64,
+    /// Where the trunk is, if not in the device's memory.
+    trunk: Option<Trunk>,
 }
 
 /// Which rows of a forward pass go through the head.
@@ -92,20 +93,26 @@ impl<D: Device> Model<D> {
         // Of an embedding table that is not the head too, a token reads one row.
         let table = weights.head.as_ref().map_or(0, |_| 2 * config.vocab_size * config.hidden_size);
         let trunk_bytes = loaded.stats.bytes.saturating_sub(table as u64);
-        let streamed_bytes = placement.trunk.as_ref().map_or(0, |trunk| trunk.streamed_bytes);
-        let (kv_limit, chunk) = (placement.kv_limit, placement.chunk);
-        Ok(Model { config, device, weights, experts, kv_limit, load, chunk, trunk_bytes, streamed_bytes })
+        let Placement { kv_limit, chunk, trunk, .. } = placement.clone();
+        Ok(Model { config, device, weights, experts, kv_limit, load, chunk, trunk_bytes, trunk })
     }
 
     /// The least seconds for a token that needed the experts of `step`, as
     /// [`ExpertStats::limit_seconds`] has it, at the rates seen so far.
     pub fn limit_seconds(&self, step: &ExpertStats, seen: &ExpertStats) -> f64 {
-        step.limit_seconds(seen, self.experts.device_rate(), self.trunk_bytes, self.streamed_bytes)
+        let streamed = self.trunk.as_ref().map_or(0, |trunk| trunk.streamed_bytes);
+        step.limit_seconds(seen, self.experts.device_rate(), self.trunk_bytes, streamed)
     }
 
     /// The configuration it runs.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Where its weights are and what computes with them, in words.
+    pub fn placement(&self) -> String {
+        let trunk = self.trunk.as_ref().map_or(String::new(), |trunk| format!("{trunk}; "));
+        format!("{}; {trunk}{}", self.device.placement(), self.experts.describe())
     }
 
     /// The device it runs on.

@@ -73,8 +73,11 @@ impl Device for CudaDevice {
     type Guard = CudaGuard;
 
     fn placement(&self) -> String {
-        let hosted = self.trunk().as_ref().and_then(TrunkStream::describe);
-        hosted.map_or(self.gpu.name().to_owned(), |hosted| format!("{}; {hosted}", self.gpu.name()))
+        let why = self.trunk().as_ref().and_then(TrunkStream::unpinned).map(str::to_owned);
+        let why = why.map_or(String::new(), |why| {
+            format!("; the trunk is copied from memory that is not page-locked: {why}")
+        });
+        self.gpu.name().to_owned() + &why
     }
 
     fn memory_free(&self) -> Result<Option<u64>> {

@@ -75,7 +75,6 @@ pub(super) struct TrunkStream {
     latest: Option<(usize, usize)>,
     /// Page-locked regions, by first byte; why not, where the system refuses.
     pins: HashMap<usize, Result<Box<dyn Any + Send + Sync>, String>>,
-    bytes: u64,
 }
 
 // SAFETY: the stream is a handle of the context, used from threads that have made it current.
@@ -103,7 +102,6 @@ impl TrunkStream {
             lanes: None,
             latest: None,
             pins: HashMap::new(),
-            bytes: 0,
         })
     }
 
@@ -126,20 +124,12 @@ impl TrunkStream {
         if first > 0 {
             self.followers[first - 1] = first;
         }
-        let layout = host.layout;
-        self.bytes += (layout.weight_bytes() + layout.scale_bytes()) as u64;
         HostedMatrix { host: host.clone(), pieces: first..self.pieces.len() }
     }
 
-    /// What stays on the host and how it is copied, in words; `None` if nothing does.
-    pub fn describe(&self) -> Option<String> {
-        if self.pieces.is_empty() {
-            return None;
-        }
-        let gigabytes = self.bytes as f64 / 1e9;
-        let refused = self.pins.values().find_map(|pin| pin.as_ref().err());
-        let why = refused.map_or(String::new(), |why| format!(", not page-locked: {why}"));
-        Some(format!("{gigabytes:.2} GB of the trunk on the host, brought when used{why}"))
+    /// Why host memory is not page-locked, if it is not.
+    pub fn unpinned(&self) -> Option<&str> {
+        self.pins.values().find_map(|pin| pin.as_ref().err()).map(String::as_str)
     }
 
     /// Page-locks the region of a part, once.

@@ -29,6 +29,27 @@ fn table(f: &mut fmt::Formatter<'_>, title: &str, budget: &Budget) -> fmt::Resul
     Ok(())
 }
 
+/// What is resident, and what crosses the link for each token.
+impl fmt::Display for Trunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whether = |yes: bool| if yes { "resident" } else { "on the host" };
+        let layers = match self.resident_layers {
+            0 => "of no layer".to_owned(),
+            n if n == self.layers => "of all layers".to_owned(),
+            n => format!("of layers 0 to {}", n - 1),
+        };
+        write!(
+            f,
+            "trunk {layers} ({} of {}) resident, head {}, embedding {}; {} cross the link for each token",
+            self.resident_layers,
+            self.layers,
+            whether(self.head_resident),
+            whether(self.embedding_resident),
+            gb(self.streamed_bytes)
+        )
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "context {} of {} tokens", exact(self.context as u64), exact(self.max_context as u64))?;
@@ -74,21 +95,7 @@ impl Plan {
         if trunk.host_bytes == 0 {
             return writeln!(f, "the trunk is in GPU memory");
         }
-        let whether = |yes: bool| if yes { "resident" } else { "on the host" };
-        let layers = match trunk.resident_layers {
-            0 => "of no layer".to_owned(),
-            n if n == trunk.layers => "of all layers".to_owned(),
-            n => format!("of layers 0 to {}", n - 1),
-        };
-        writeln!(
-            f,
-            "trunk {layers} ({} of {}) resident, head {}, embedding {}; {} cross the link for each token",
-            trunk.resident_layers,
-            trunk.layers,
-            whether(trunk.head_resident),
-            whether(trunk.embedding_resident),
-            gb(trunk.streamed_bytes)
-        )?;
+        writeln!(f, "{trunk}")?;
         writeln!(f, "from --vram {} on all of it is resident", trunk.whole_from_vram)
     }
 
