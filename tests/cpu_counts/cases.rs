@@ -7,7 +7,7 @@ use std::sync::Arc;
 use abruzzi::ModelConfig;
 use abruzzi::checkpoint::region::{HostMatrix, HostPart, HostRegion, OwnRegion};
 use abruzzi::checkpoint::weights::GatedMlp;
-use abruzzi::config::AttentionConfig;
+use abruzzi::config::{AttentionConfig, MoeConfig};
 use abruzzi::device::cpu::{CpuDevice, CpuTensor, HostJob, Isa};
 use abruzzi::device::{Device, MlaCall, MlaForm, Precision, SampleSettings};
 use abruzzi::quant::{Format, MatrixLayout};
@@ -19,15 +19,18 @@ pub type Visit<'a> = &'a mut dyn FnMut(&str, &str, &mut dyn FnMut());
 pub fn visit_kernels(visit: Visit<'_>) {
     let mut cases = Cases::new(visit);
     for format in [Format::Fp8Block, Format::Int4Group32, Format::Bf16] {
-        for (tokens, spans) in [(1, 8), (4, 2), (32, 1)] {
-            cases.expert(format, tokens, spans);
-        }
+        cases.expert(format, 1, 4);
+        cases.expert(format, 4, 2);
     }
+    cases.expert(Format::Fp8Block, 32, 1);
     for format in [Format::Fp8Block, Format::Bf16, Format::F32] {
-        cases.linear(format, 4);
+        cases.linear(format, 1, 4);
     }
-    cases.mla(MlaForm::Absorbed, 4, 32, 1);
-    cases.mla(MlaForm::Expanded, 1, 8, 12);
+    for format in [Format::Int4Group32, Format::Bf16] {
+        cases.linear(format, 32, 1);
+    }
+    cases.mla(MlaForm::Absorbed, 2, 32, 1);
+    cases.mla(MlaForm::Expanded, 1, 0, 8);
 }
 
 /// Visits those that are the same with every set.
@@ -36,7 +39,7 @@ pub fn visit_others(visit: Visit<'_>) {
     cases.rms_norm(1024);
     cases.route();
     cases.rotations();
-    cases.sample(512);
+    cases.sample(128);
 }
 
 struct Cases<'a> {
@@ -82,12 +85,12 @@ impl<'a> Cases<'a> {
         });
     }
 
-    fn linear(&mut self, format: Format, spans: usize) {
+    fn linear(&mut self, format: Format, tokens: usize, spans: usize) {
         let cols = spans * span(self.device.isa());
         let w = matrix(MatrixLayout { format, rows: ROWS, cols });
-        let (x, mut out) = (self.tensor(1, cols), self.tensor(0, ROWS));
+        let (x, mut out) = (self.tensor(tokens, cols), self.tensor(0, ROWS));
         let kernel = format!("linear {}", format.name());
-        (self.visit)(&kernel, &of_tokens(1, &of_spans(spans)), &mut || {
+        (self.visit)(&kernel, &of_tokens(tokens, &of_spans(spans)), &mut || {
             self.device.linear(&x, &w, &mut out).expect("a product");
         });
     }
@@ -102,7 +105,7 @@ impl<'a> Cases<'a> {
 
     /// The choice; the product before it is a linear one.
     fn route(&mut self) {
-        let moe = self.config.moe;
+        let moe = MoeConfig { num_experts: 96, ..self.config.moe };
         let (scores, bias) = (self.tensor(1, moe.num_experts), vec![0.0; moe.num_experts].into_boxed_slice());
         let mut routing = self.device.routing(1, &moe).expect("memory");
         (self.visit)("router", &format!("{} of {}", moe.top_k, moe.num_experts), &mut || {
