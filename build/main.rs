@@ -1,5 +1,6 @@
 //! With the `cuda` feature: every kernel file becomes a fatbin inside the crate, and `params.h` becomes Rust. Without
-//! it: nothing, so that the default build needs neither nvcc nor libclang. No GPU is ever looked for.
+//! it: nothing, so that the default build needs neither nvcc nor libclang. No GPU is ever looked for. Either way the crate is
+//! told which compiler it comes from.
 
 #[cfg(feature = "cuda")]
 mod bindings;
@@ -14,6 +15,9 @@ mod toolchain;
 
 fn main() {
     println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-env-changed=RUSTFLAGS");
+    // Counts of the CPU kernels' instructions are those of this compiler: tests/cpu_counts.
+    println!("cargo::rustc-env=ABRUZZI_COMPILER={}", compiler());
     #[cfg(feature = "cuda")]
     if let Err(problem) = cuda() {
         // One line an error: cargo shows these above the build script's own output.
@@ -22,6 +26,20 @@ fn main() {
         }
         std::process::exit(1);
     }
+}
+
+/// What decides the crate's machine code beside its source: `rustc 1.95.0 (59807616e 2026-04-14), opt-level 3`.
+fn compiler() -> String {
+    let of = |name| std::env::var(name).unwrap_or_default();
+    let version = std::process::Command::new(of("RUSTC")).arg("--version").output();
+    let version =
+        version.map_or_else(|e| e.to_string(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
+    let mut compiler = format!("{}, opt-level {}", version.trim(), of("OPT_LEVEL"));
+    for flag in of("CARGO_ENCODED_RUSTFLAGS").split('\x1f').filter(|flag| !flag.is_empty()) {
+        compiler.extend([" ", flag]);
+    }
+    // One line, whatever was in it.
+    compiler.replace(['\n', '\r'], " ")
 }
 
 #[cfg(feature = "cuda")]

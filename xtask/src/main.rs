@@ -191,10 +191,40 @@ fn test() -> Result<()> {
     } else {
         eprintln!("no CUDA compiler: the tests that need one run on Linux only");
     }
-    let mut child = command(&["test", "--workspace", "--features", "abruzzi/cuda", "--no-fail-fast"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
+    let mut runs = vec!["--workspace --features abruzzi/cuda --no-fail-fast"];
+    if cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        // What the CPU's kernels execute is a matter of how they are compiled.
+        runs.push("--profile counts --no-default-features --package abruzzi --test cpu_counts");
+    }
+    let (mut passed, mut failed, mut problems) = (0, 0, Vec::new());
+    for run in runs {
+        let tests = run_tests(&format!("test {run}"))?;
+        passed += tests.passed;
+        failed += tests.failed;
+        if !tests.success || tests.failed > 0 {
+            problems.push(format!("tests failed: cargo test {run}"));
+        } else if tests.passed == 0 {
+            problems.push(format!("no test ran: cargo test {run}"));
+        }
+    }
+    println!("\n{passed} passed, {failed} failed");
+    if !problems.is_empty() {
+        bail!("{}", problems.join("; "));
+    }
+    Ok(())
+}
+
+/// What a run of cargo's reported.
+struct Tests {
+    passed: u64,
+    failed: u64,
+    success: bool,
+}
+
+/// Runs tests, shows what they report and adds it up.
+fn run_tests(arguments: &str) -> Result<Tests> {
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let mut child = command(&arguments).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let (mut passed, mut failed) = (0u64, 0u64);
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
@@ -206,15 +236,7 @@ fn test() -> Result<()> {
             }
         }
     }
-    let status = child.wait()?;
-    println!("\n{passed} passed, {failed} failed");
-    if !status.success() || failed > 0 {
-        bail!("tests failed");
-    }
-    if passed == 0 {
-        bail!("no test ran");
-    }
-    Ok(())
+    Ok(Tests { passed, failed, success: child.wait()?.success() })
 }
 
 /// The number before `what` in a line such as "ok. 12 passed; 0 failed; …".
