@@ -113,7 +113,7 @@ impl Isa {
         // A look at a few bits that the standard library keeps; a kernel is a task's worth of work.
         assert!(self.available(), "{self:?} on a processor without it");
         match self {
-            Isa::Portable => kernel.run::<portable::Portable>(),
+            Isa::Portable => run_portable(kernel),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor has what this set is made of, as was just asserted.
             Isa::Avx2 => unsafe { run_avx2(kernel) },
@@ -124,9 +124,15 @@ impl Isa {
             // SAFETY: as above.
             Isa::Avx512Vbmi => unsafe { run_avx512_vbmi(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vbmi => kernel.run::<portable::Portable>(),
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vbmi => run_portable(kernel),
         }
     }
+}
+
+/// Not inlined, as the others cannot be: what a kernel becomes does not depend on who calls it.
+#[inline(never)]
+fn run_portable<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<portable::Portable>()
 }
 
 #[cfg(target_arch = "x86_64")]

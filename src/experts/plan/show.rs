@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Budget, Plan};
+use super::{Budget, Plan, Trunk};
 
 /// Bytes with thousands separated: sums can be checked by eye.
 fn exact(n: u64) -> String {
