@@ -139,12 +139,15 @@ const NEAR: usize = 1024;
 /// Inside a kernel for `S`.
 #[inline(always)]
 unsafe fn ask_ahead<S: Simd>(weights: *const u8, at: usize, len: usize) {
-    for line in (at.next_multiple_of(64)..at + len).step_by(64) {
+    // Not an iterator: one was left a loop of hundreds of instructions where a part is half a line.
+    let mut line = at.next_multiple_of(64);
+    while line < at + len {
         // SAFETY: the caller's; a prefetch may go anywhere.
         unsafe {
             S::prefetch(weights.wrapping_add(line + NEAR));
             S::prefetch_second(weights.wrapping_add(line + FAR));
         }
+        line += 64;
     }
 }
 
