@@ -9,8 +9,8 @@ mod emulator;
 use std::time::Instant;
 
 use abruzzi::experts::policy::CachePolicy;
-use abruzzi::{DeviceChoice, Engine, EngineBuilder, Sampling, SessionOptions};
-use common::{GREEDY_PROMPT, checkpoint, golden};
+use abruzzi::{DeviceChoice, Engine, EngineBuilder};
+use common::{GREEDY_PROMPT, checkpoint, golden, greedy};
 
 /// Experts of the demo model: 4 layers of 32, of which a token takes 4 each.
 const ALL: usize = 4 * 32;
@@ -19,13 +19,6 @@ const ONE_TOKEN: usize = 4 * 4;
 /// Tokens to generate; `ABRUZZI_TEST_TOKENS` sets another number.
 fn tokens(default: usize) -> usize {
     std::env::var("ABRUZZI_TEST_TOKENS").map_or(default, |n| n.parse().expect("ABRUZZI_TEST_TOKENS"))
-}
-
-fn greedy(engine: &Engine, prompt: &[u32], tokens: usize) -> Vec<u32> {
-    let mut sampling = Sampling::greedy(tokens);
-    sampling.ignore_eos = true;
-    let mut session = engine.session(SessionOptions::default()).unwrap();
-    session.generate_tokens(prompt, &sampling).unwrap().map(|t| t.unwrap().id).collect()
 }
 
 fn builder() -> EngineBuilder {

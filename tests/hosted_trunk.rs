@@ -14,18 +14,11 @@ use abruzzi::device::cuda::{CudaDevice, Gpu, gpus};
 use abruzzi::experts::plan::{Ask, Hardware, Plan, Trunk};
 use abruzzi::experts::residency::Placement;
 use abruzzi::model::Model;
-use abruzzi::{DeviceChoice, Engine, EngineBuilder, Sampling, SessionOptions};
-use common::{GREEDY_PROMPT, checkpoint, golden};
+use abruzzi::{DeviceChoice, Engine, EngineBuilder};
+use common::{GREEDY_PROMPT, checkpoint, golden, greedy};
 
 /// Held for writing by who counts the bytes of the GPU that all tests share.
 static MEMORY: RwLock<()> = RwLock::new(());
-
-fn greedy(engine: &Engine, prompt: &[u32], tokens: usize) -> Vec<u32> {
-    let mut sampling = Sampling::greedy(tokens);
-    sampling.ignore_eos = true;
-    let mut session = engine.session(SessionOptions::default()).unwrap();
-    session.generate_tokens(prompt, &sampling).unwrap().map(|t| t.unwrap().id).collect()
-}
 
 fn builder() -> EngineBuilder {
     emulator::install();

@@ -6,6 +6,7 @@ pub mod cli;
 
 use std::path::{Path, PathBuf};
 
+use abruzzi::{Engine, Sampling, SessionOptions};
 use safetensors::SafeTensors;
 
 /// Oracle cases made with transformers' DeepseekV3ForCausalLM in float32 on dequantised weights.
@@ -51,6 +52,14 @@ pub fn golden(case: &str) -> Golden {
         vocab: file.tensor("logits").unwrap().shape()[1],
         greedy: words("greedy").into_iter().map(u32::from_le_bytes).collect(),
     }
+}
+
+/// The tokens that an engine finds most probable to follow a prompt, in a session of its own.
+pub fn greedy(engine: &Engine, prompt: &[u32], tokens: usize) -> Vec<u32> {
+    let mut sampling = Sampling::greedy(tokens);
+    sampling.ignore_eos = true;
+    let mut session = engine.session(SessionOptions::default()).unwrap();
+    session.generate_tokens(prompt, &sampling).unwrap().map(|t| t.unwrap().id).collect()
 }
 
 /// 1 − 2Σxy/Σ(x²+y²): 0 for equal vectors, scale-sensitive unlike a cosine.
