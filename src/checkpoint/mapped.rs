@@ -58,7 +58,7 @@ impl Checkpoint {
     /// The shards, mapped, once for all who ask of this checkpoint.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) naming the shard that the system refuses to map.
+    /// [`Error::Io`] naming the shard that the system refuses to map.
     pub fn mapped_shards(&self) -> Result<Vec<Arc<HostRegion>>> {
         self.catalogue.shards.iter().map(|shard| shard.region().cloned()).collect()
     }
