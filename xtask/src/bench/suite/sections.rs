@@ -68,7 +68,8 @@ pub fn all(full: bool) -> Vec<Section> {
         Section::of_command(
             "Experts on the CPU",
             "One expert's matrices beside what the machine can do: plain reads of memory by the same threads, or multiply-adds on registers.\n\
-             [notes/cpu.md](notes/cpu.md) explains the kernels.",
+             Plain reads leave it to the processor what to fetch ahead, as STREAM does; kernels see to it themselves, and where there is little\n\
+             to compute (BF16) they are faster than that. [notes/cpu.md](notes/cpu.md) explains them.",
             &["cargo", "bench", "--bench", "cpu"],
         ),
         Section::of_command(
