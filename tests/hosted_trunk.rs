@@ -9,6 +9,7 @@ mod emulator;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 
+use abruzzi::checkpoint::region::PART_ALIGN;
 use abruzzi::checkpoint::{Checkpoint, LoadOptions};
 use abruzzi::device::cuda::{CudaDevice, Gpu, gpus};
 use abruzzi::experts::plan::{Ask, Hardware, Plan, Trunk};
@@ -84,7 +85,7 @@ fn every_schedule_gives_the_cpus_tokens() {
     }
 }
 
-/// Two sessions in turn, and matrices in many small pieces: what comes next is expected wrongly at every change, and each product is
+/// Two sessions in turn, and matrices in pieces: what comes next is expected wrongly at every change, and each product is
 /// put together from columns. The logits are those of a resident trunk, bit by bit.
 #[test]
 fn small_pieces_and_wrong_expectations_change_nothing() {
@@ -96,7 +97,7 @@ fn small_pieces_and_wrong_expectations_change_nothing() {
         let config = checkpoint.config().clone();
         let mut hosted = Plan::new(&config, &Hardware::new(8 << 30, 8 << 30), &Ask::default()).unwrap().trunk;
         (hosted.resident_layers, hosted.head_resident, hosted.embedding_resident) = (1, false, false);
-        let logits = |trunk: Option<Trunk>| {
+        let logits = |trunk: Option<Trunk>| -> abruzzi::Result<Vec<u32>> {
             let device = CudaDevice::new(Gpu::open(0).unwrap());
             let placement = Placement { trunk, ..Placement::default() };
             let model = Model::load(&checkpoint, device, &LoadOptions::default(), &placement).unwrap();
@@ -107,26 +108,29 @@ fn small_pieces_and_wrong_expectations_change_nothing() {
                 for (s, sequence) in sequences.iter_mut().enumerate() {
                     let ids: Vec<u32> =
                         (0..tokens).map(|i| ((7 * i + s) % config.vocab_size) as u32).collect();
-                    let bits = sequence.logits(&ids, &cancel).unwrap().into_iter().map(f32::to_bits);
-                    all.extend(bits);
+                    all.extend(sequence.logits(&ids, &cancel)?.into_iter().map(f32::to_bits));
                 }
             }
-            all
+            Ok(all)
         };
-        let resident = logits(None);
-        for piece in [hosted.piece_bytes, largest_kv_b(&checkpoint)] {
+        let resident = logits(None).unwrap();
+        // Attention takes kv_b whole, so pieces can be no smaller.
+        let least = kv_b_bytes(&checkpoint);
+        assert!(least < hosted.piece_bytes, "{case}: the largest matrix takes several pieces of {least}");
+        for piece in [hosted.piece_bytes, least] {
             let hosted = Trunk { piece_bytes: piece, ..hosted.clone() };
-            assert!(logits(Some(hosted)) == resident, "{case} in pieces of {piece}");
+            assert!(logits(Some(hosted)).unwrap() == resident, "{case} in pieces of {piece}");
         }
+        let refused = logits(Some(Trunk { piece_bytes: 1, ..hosted })).unwrap_err().to_string();
+        assert!(refused.contains("layer 1's kv_b_proj in host memory"), "{refused}");
     }
 }
 
-/// The least that pieces can be: attention takes `kv_b` whole.
-fn largest_kv_b(checkpoint: &Checkpoint) -> u64 {
-    let a = &checkpoint.config().attention;
-    let rows = a.num_heads * (a.nope_head_dim + a.v_head_dim);
-    // As bf16, the widest it is stored in here, with room for scales.
-    (2 * rows * a.kv_lora_rank + 4096) as u64
+/// What `kv_b` takes in a lane.
+fn kv_b_bytes(checkpoint: &Checkpoint) -> u64 {
+    let loaded = checkpoint.load_trunk(&LoadOptions::default()).unwrap();
+    let layout = loaded.trunk.layers[0].attention.kv_b.layout;
+    (layout.weight_bytes().next_multiple_of(PART_ALIGN) + layout.scale_bytes()) as u64
 }
 
 /// What a placement leaves of the GPU's memory is what the plan says: all that it puts on the host, when nothing has been brought yet;

@@ -29,6 +29,9 @@ thread_local! {
     static MEMORY: RefCell<Vec<Memory>> = RefCell::default();
 }
 
+/// Jobs whose memory is kept: more than a token has. What a prompt's hundreds of experts take is freed.
+const KEPT: usize = 32;
+
 /// What lies in memory of a job while it is computed.
 #[derive(Default)]
 struct Memory {
@@ -48,7 +51,10 @@ pub(super) fn run(
         if memory.len() < jobs.len() {
             memory.resize_with(jobs.len(), Default::default);
         }
-        run_in(memory, compute, x, jobs)
+        let panicked = run_in(memory, compute, x, jobs);
+        memory.truncate(KEPT);
+        memory.shrink_to(KEPT);
+        panicked
     })
 }
 

@@ -69,8 +69,8 @@ pub(super) struct TrunkStream {
     pieces: Vec<HostMatrix>,
     /// By piece, which one was used after it the last time; at first the one behind it.
     followers: Vec<usize>,
-    /// None before the first use: their size is that of the largest piece.
-    lanes: Option<[Lane; 2]>,
+    /// Two, from the first use on: their size is that of the largest piece.
+    lanes: Vec<Lane>,
     /// The lane used last, and the piece that was in it.
     latest: Option<(usize, usize)>,
     /// Page-locked regions, by first byte; why not, where the system refuses.
@@ -99,7 +99,7 @@ impl TrunkStream {
             stream,
             pieces: Vec::new(),
             followers: Vec::new(),
-            lanes: None,
+            lanes: Vec::new(),
             latest: None,
             pins: HashMap::new(),
         })
@@ -157,11 +157,11 @@ impl TrunkStream {
                 lane
             }
         };
-        let (lanes, layout) = (self.lanes.as_ref().expect("lanes"), self.pieces[piece].layout);
-        if let Some(arrived) = &lanes[lane].arrived {
+        let (lane, layout) = (&self.lanes[lane], self.pieces[piece].layout);
+        if let Some(arrived) = &lane.arrived {
             arrived.before_computing()?;
         }
-        Ok(CudaMatrix::within(lanes[lane].memory.clone(), layout))
+        Ok(CudaMatrix::within(lane.memory.clone(), layout))
     }
 
     /// Computing that reads the piece brought last has been issued: the next one may be copied.
@@ -170,8 +170,7 @@ impl TrunkStream {
     /// [`crate::Error::Cuda`].
     pub fn used(&mut self, piece: usize) -> Result<()> {
         let Some(lane) = self.lane_of(piece) else { return Ok(()) };
-        let used = CudaFence::of_computing(&self.gpu)?;
-        self.lanes.as_mut().expect("lanes")[lane].used = Some(used);
+        self.lanes[lane].used = Some(CudaFence::of_computing(&self.gpu)?);
         if let Some((_, before)) = self.latest.replace((lane, piece)) {
             self.followers[before] = piece;
         }
@@ -183,7 +182,7 @@ impl TrunkStream {
     }
 
     fn lane_of(&self, piece: usize) -> Option<usize> {
-        self.lanes.as_ref()?.iter().position(|lane| lane.holds == Some(piece))
+        self.lanes.iter().position(|lane| lane.holds == Some(piece))
     }
 
     /// The lane that was not used last.
@@ -192,13 +191,10 @@ impl TrunkStream {
     }
 
     fn make_lanes(&mut self) -> Result<()> {
-        if self.lanes.is_none() {
-            let bytes = self.pieces.iter().map(|piece| parts(piece.layout).1.end).max().unwrap_or(0);
-            let lane = || -> Result<Lane> {
-                let memory = Arc::new(self.gpu.alloc(bytes, "a part of the trunk on its way")?);
-                Ok(Lane { memory, holds: None, arrived: None, used: None })
-            };
-            self.lanes = Some([lane()?, lane()?]);
+        let bytes = self.pieces.iter().map(|piece| parts(piece.layout).1.end).max().unwrap_or(0);
+        while self.lanes.len() < 2 {
+            let memory = Arc::new(self.gpu.alloc(bytes, "a part of the trunk on its way")?);
+            self.lanes.push(Lane { memory, holds: None, arrived: None, used: None });
         }
         Ok(())
     }
@@ -206,7 +202,7 @@ impl TrunkStream {
     /// Copies a piece into a lane, behind everything issued to read what is there.
     fn copy(&mut self, piece: usize, lane: usize) -> Result<()> {
         self.gpu.bind()?;
-        let Lane { memory, holds, arrived, used } = &mut self.lanes.as_mut().expect("lanes")[lane];
+        let Lane { memory, holds, arrived, used } = &mut self.lanes[lane];
         *holds = None;
         if let Some(used) = used {
             used.before(self.stream)?;

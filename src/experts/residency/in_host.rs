@@ -7,7 +7,7 @@ use super::super::ExpertId;
 use super::super::fault::Point;
 use super::super::host::{HostRecord, HostStats, HostStore, MappedExperts};
 use super::super::stats::ExpertStats;
-use super::{AtWork, Residency};
+use super::{AtWork, ONE_BY_ONE, Residency};
 use crate::checkpoint::RecordLayout;
 use crate::checkpoint::weights::GatedMlp;
 use crate::device::cpu::{HostJob, JobPanic};
@@ -172,6 +172,10 @@ impl<D: Device> Residency<D> {
             }
             stats.on_cpu += experts.len() as u64;
         }
+        // Kept for the next layer of single tokens; a prompt's, which may be a gigabyte, is not.
+        let kept = ONE_BY_ONE * routing.top_k() * hidden;
+        results.truncate(kept);
+        results.shrink_to(kept);
         Ok(())
     }
 }
