@@ -2,7 +2,8 @@
 //!
 //! Weights are cycled through a working set far beyond the caches, as a model's are. Bytes are those of weights and scales, each
 //! counted once; a share is of the bandwidth that plain reads reach in the same process with the same threads, measured before
-//! and after each kernel, or of the multiply-adds that registers allow. Writes a table to stdout.
+//! and after each kernel, or of the multiply-adds that registers allow in f32 and, with AMX, tiles in bfloat16. Writes a table to
+//! stdout.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -135,23 +136,21 @@ fn prefill(workers: &Workers, bytes: &[u8], format: Format, rounds: usize) {
     let (experts, _) = experts(bytes, format);
     let x: Vec<f32> = (0..TOKENS * HIDDEN).map(|i| (i % 29) as f32 / 29.0 - 0.5).collect();
     let mut out = vec![0.0; TOKENS * HIDDEN];
-    let (mut rates, mut limits) = (Vec::new(), Vec::new());
+    let (mut rates, mut limits, mut of_tiles) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         limits.push(ceiling::multiply_adds(workers));
+        of_tiles.extend(ceiling::tile_multiply_adds(workers));
         let mlp = experts[round % experts.len()].map(|v| *v);
         let begun = Instant::now();
         let job = HostJob { mlp, tokens: (0..TOKENS as u32).collect(), out: &mut out };
         workers.host_experts(&x, &mut [job]).expect("experts");
         rates.push((2 * 3 * TOKENS * HIDDEN * EXPERT) as f64 / begun.elapsed().as_secs_f64());
     }
-    row(
-        workers,
-        &format!("expert {}, {EXPERT} × {HIDDEN}", format.name()),
-        TOKENS,
-        &rates,
-        &limits,
-        ("GFLOP/s", 1e9),
-    );
+    let kernel = format!("expert {}, {EXPERT} × {HIDDEN}", format.name());
+    row(workers, &kernel, TOKENS, &rates, &limits, ("GFLOP/s", 1e9));
+    if !of_tiles.is_empty() {
+        row(workers, &format!("{kernel}, of bfloat16 tiles"), TOKENS, &rates, &of_tiles, ("GFLOP/s", 1e9));
+    }
 }
 
 fn row(

@@ -209,13 +209,27 @@ unsafe fn pairs(pairs: __m512i) -> [__m512; 2] {
     }
 }
 
-/// 64 e4m3 codes by two lookups a code in [`BF16_OF_E4M3`]. Interleaving the bytes found leaves the order that
-/// [`Simd::fp8_column`] tells.
+/// 64 e4m3 codes. Interleaving the bytes found leaves the order that [`Simd::fp8_column`] tells.
 ///
 /// # Safety
 /// AVX-512 VBMI is there.
 #[inline(always)]
 unsafe fn looked_up(codes: __m512i) -> [__m512; 4] {
+    // SAFETY: the caller's.
+    unsafe {
+        let [low, high] = bf16_bytes(codes);
+        let [a, b] = pairs(_mm512_unpacklo_epi8(low, high));
+        let [c, d] = pairs(_mm512_unpackhi_epi8(low, high));
+        [a, b, c, d]
+    }
+}
+
+/// Low and high bytes of the bfloat16 of 64 e4m3 codes, by two lookups a code in [`BF16_OF_E4M3`].
+///
+/// # Safety
+/// AVX-512 VBMI is there.
+#[inline(always)]
+pub(crate) unsafe fn bf16_bytes(codes: __m512i) -> [__m512i; 2] {
     // SAFETY: the caller's; the tables have 128 bytes.
     unsafe {
         let [high, low] = &BF16_OF_E4M3;
@@ -224,10 +238,7 @@ unsafe fn looked_up(codes: __m512i) -> [__m512; 4] {
         // A lookup in 128 bytes looks at seven bits of the code; the eighth, the sign, is or-ed in.
         let low = _mm512_permutex2var_epi8(l0, codes, l1);
         let high = _mm512_permutex2var_epi8(h0, codes, h1);
-        let high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(-128), 0xf8);
-        let [a, b] = pairs(_mm512_unpacklo_epi8(low, high));
-        let [c, d] = pairs(_mm512_unpackhi_epi8(low, high));
-        [a, b, c, d]
+        [low, _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(-128), 0xf8)]
     }
 }
 

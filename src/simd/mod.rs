@@ -5,9 +5,11 @@
 //! the compiler vectorises; where the instructions matter (decoding weights), it calls the set's [`Simd`].
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 mod portable;
 
 use crate::error::{Error, Result};
@@ -26,6 +28,8 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with VBMI and VNNI: Ice Lake, Zen 4 and later.
     Avx512Vbmi,
+    /// The same, and tiles of bfloat16 products for several tokens: Sapphire Rapids and later, where the system permits them.
+    Amx,
 }
 
 /// A piece of arithmetic to be compiled for every [`Isa`].
@@ -39,7 +43,7 @@ pub(crate) trait Kernel {
 
 impl Isa {
     /// All of them, the best first.
-    pub const ALL: [Isa; 4] = [Isa::Avx512Vbmi, Isa::Avx512, Isa::Avx2, Isa::Portable];
+    pub const ALL: [Isa; 5] = [Isa::Amx, Isa::Avx512Vbmi, Isa::Avx512, Isa::Avx2, Isa::Portable];
 
     /// Whether this processor has it.
     pub fn available(self) -> bool {
@@ -66,6 +70,7 @@ impl Isa {
                         && is_x86_feature_detected!("avx512vbmi")
                         && is_x86_feature_detected!("avx512vnni")
                 }
+                Isa::Amx => amx::Amx::get().is_some(),
             };
         }
         #[allow(unreachable_code, reason = "other architectures")]
@@ -101,6 +106,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vbmi => "avx512-vbmi",
+            Isa::Amx => "amx",
         }
     }
 
@@ -121,10 +127,10 @@ impl Isa {
             // SAFETY: as above.
             Isa::Avx512 => unsafe { run_avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Isa::Avx512Vbmi => unsafe { run_avx512_vbmi(kernel) },
+            // SAFETY: as above; where there is AMX there is this. Tiles are used by kernels of their own (`device/cpu/amx`).
+            Isa::Avx512Vbmi | Isa::Amx => unsafe { run_avx512_vbmi(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vbmi => run_portable(kernel),
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vbmi | Isa::Amx => run_portable(kernel),
         }
     }
 }

@@ -56,7 +56,7 @@ fn span(isa: Isa) -> usize {
     match isa {
         Isa::Portable => 32,
         Isa::Avx2 => 64,
-        Isa::Avx512 | Isa::Avx512Vbmi => 128,
+        Isa::Avx512 | Isa::Avx512Vbmi | Isa::Amx => 128,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What this processor can do at most, to hold kernels against: memory read by all threads, multiply-adds.
+//! What this processor can do at most, to hold kernels against: memory read by all threads, multiply-adds in f32, products in tiles.
 
 use std::time::Instant;
 
@@ -36,6 +36,22 @@ pub fn multiply_adds(workers: &Workers) -> f64 {
     });
     let lanes = compute.isa.run(Lanes);
     (tasks * STEPS * CHAINS * lanes * 2) as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// The same of bfloat16 in tiles, where the threads use them ([`Isa::Amx`](super::Isa::Amx)). A product as exact as in f32 is several
+/// of these: three with weights of FP8 or bfloat16, five with INT4.
+pub fn tile_multiply_adds(workers: &Workers) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if workers.isa() == super::Isa::Amx
+        && let Some(amx) = crate::simd::amx::Amx::get()
+    {
+        let tasks = workers.threads() * 8;
+        let begun = Instant::now();
+        workers.compute().pool.run(tasks, &|_| super::amx::alone(amx));
+        return Some((tasks * super::amx::ALONE * 2) as f64 / begun.elapsed().as_secs_f64());
+    }
+    let _ = workers;
+    None
 }
 
 /// # Safety

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::format::{Lines, Prepare, Prepared};
 use super::gemm::{self, Pack, Packed, PackedSize, Tiles};
 use super::narrow;
@@ -11,6 +13,8 @@ use super::pool::Pool;
 use super::rows::{GatedRows, Output, Rows};
 use crate::checkpoint::weights::GatedMlp;
 use crate::quant::{MatrixLayout, MatrixView};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx::Amx;
 
 /// Tokens up to which columns stand in the lanes. Beyond, tokens do.
 pub(super) const FEW: usize = narrow::MOST;
@@ -22,12 +26,19 @@ const PARALLEL_FROM: usize = 1 << 15;
 const TASK_BYTES: usize = 1 << 14;
 
 thread_local! {
-    /// A thread's memory for tiles.
-    static TILES: RefCell<gemm::Scratch> = RefCell::default();
-    /// The same for a few tokens.
-    static TILE: RefCell<Lines> = RefCell::default();
+    /// A thread's memory for what it decodes and sums up.
+    static TASK: RefCell<Task> = RefCell::default();
     /// A calling thread's memory for activations: of the first matrix, of the second, between the two halves of an MLP.
     static CALLER: RefCell<Caller> = RefCell::default();
+}
+
+/// Of each way to multiply.
+#[derive(Default)]
+struct Task {
+    few: Lines,
+    many: gemm::Scratch,
+    #[cfg(target_arch = "x86_64")]
+    tiles: amx::Scratch,
 }
 
 #[derive(Default)]
@@ -49,6 +60,30 @@ pub(super) struct Compute<'a> {
     pub isa: Isa,
 }
 
+/// How matrices are multiplied with some tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// Columns in the lanes: `rows.rs` and `narrow.rs`.
+    Few,
+    /// Tokens in the lanes: `gemm.rs`.
+    Many,
+    /// In AMX's tiles, some groups of 16 tokens.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Amx, usize),
+}
+
+/// Activations as the kernels of a [`Way`] take them.
+#[derive(Clone, Copy)]
+pub(super) enum Activations<'a> {
+    Few(Prepared<'a>),
+    Many(Packed<'a>),
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Amx, amx::Packed<'a>),
+}
+
+/// A matrix and what it is multiplied with.
+pub(super) type Operand<'a> = (MatrixView<'a>, Activations<'a>);
+
 /// Rows of a matrix for each of its tasks.
 #[derive(Clone, Copy)]
 pub(super) struct Cut {
@@ -57,19 +92,26 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// Of a matrix that `threads` threads divide with `tokens` tokens.
-    pub(super) fn new(layout: &MatrixLayout, tokens: usize, threads: usize) -> Cut {
+    /// Of a matrix that `threads` threads divide.
+    pub(super) fn new(layout: &MatrixLayout, way: Way, threads: usize) -> Cut {
         let rows = layout.rows;
-        if tokens > FEW {
-            // Several tasks a thread, the same number for each, so that all end at about the same time; a tile's rows at most.
-            let tasks = rows.div_ceil(gemm::TILE_ROWS).max(threads * 4).next_multiple_of(threads);
-            return Cut { rows, each: rows.div_ceil(tasks).next_multiple_of(gemm::ROWS_AT_ONCE) };
-        }
-        if layout.weight_bytes() < PARALLEL_FROM {
-            return Cut { rows, each: rows };
-        }
-        let least = TASK_BYTES.div_ceil(layout.row_bytes().max(1));
-        Cut { rows, each: rows.div_ceil(threads * 8).max(least) }
+        // Several tasks a thread, the same number for each, so that all end at about the same time; a block's rows at most.
+        let even = |most: usize, each: usize| {
+            rows.div_ceil(rows.div_ceil(most).max(threads * each).next_multiple_of(threads))
+        };
+        let few = || {
+            let least = TASK_BYTES.div_ceil(layout.row_bytes().max(1));
+            if layout.weight_bytes() < PARALLEL_FROM { rows } else { rows.div_ceil(threads * 8).max(least) }
+        };
+        let each = match way {
+            Way::Few => few(),
+            Way::Many => even(gemm::TILE_ROWS, 4).next_multiple_of(gemm::ROWS_AT_ONCE),
+            #[cfg(target_arch = "x86_64")]
+            Way::Tiles(_, 1) => few().next_multiple_of(amx::ROWS_AT_ONCE),
+            #[cfg(target_arch = "x86_64")]
+            Way::Tiles(..) => even(amx::BLOCK, 4).next_multiple_of(amx::ROWS_AT_ONCE),
+        };
+        Cut { rows, each }
     }
 
     pub(super) fn tasks(&self) -> usize {
@@ -82,6 +124,18 @@ impl Cut {
 }
 
 impl Compute<'_> {
+    /// How matrices that are multiplied together meet `tokens` tokens.
+    pub(super) fn way(self, layouts: &[MatrixLayout], tokens: usize) -> Way {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa == Isa::Amx
+            && layouts.iter().all(|w| amx::fewest(w.format).is_some_and(|fewest| tokens >= fewest))
+            && let Some(amx) = Amx::get()
+        {
+            return Way::Tiles(amx, tokens.div_ceil(16));
+        }
+        if tokens <= FEW { Way::Few } else { Way::Many }
+    }
+
     /// y[t, r] = Σ W[r, c]·x[t, c]. `x` is [tokens, cols], `y` [tokens, rows]; every element of `y` is written.
     ///
     /// # Panics
@@ -91,21 +145,17 @@ impl Compute<'_> {
     }
 
     fn matmul_in(self, memory: &mut Lines, w: MatrixView<'_>, x: &[f32], y: &mut [f32]) {
-        let MatrixLayout { rows, cols, .. } = w.layout();
-        let tokens = x.len() / cols;
-        assert!(x.len() == tokens * cols && y.len() == tokens * rows, "matmul of {:?}", w.layout());
+        let layout = w.layout();
+        let tokens = x.len() / layout.cols;
+        assert!(x.len() == tokens * layout.cols && y.len() == tokens * layout.rows, "matmul of {layout:?}");
         if tokens == 0 {
             return;
         }
-        let cut = Cut::new(&w.layout(), tokens, self.pool.threads());
-        let out = Output::new(y, rows);
-        if tokens <= FEW {
-            let x = self.prepare(w.layout(), x, memory);
-            self.pool.run(cut.tasks(), &|task| self.rows(w, x, cut.range(task), out));
-        } else {
-            let x = self.pack(w.layout(), x, None, tokens, memory);
-            self.pool.run(cut.tasks(), &|task| self.tiles(w, x, None, cut.range(task), out));
-        }
+        let way = self.way(&[layout], tokens);
+        let cut = Cut::new(&layout, way, self.pool.threads());
+        let out = Output::new(y, layout.rows);
+        let x = self.activations(way, layout, x, None, memory);
+        self.pool.run(cut.tasks(), &|task| self.multiply((w, x), cut.range(task), out));
     }
 
     /// out = down·(silu(gate·x) ⊙ (up·x)). `x` is [tokens, hidden]; or, with `rows`, the rows of x that are meant.
@@ -119,61 +169,90 @@ impl Compute<'_> {
         rows: Option<&[u32]>,
         out: &mut [f32],
     ) {
-        let MatrixLayout { rows: width, cols, .. } = mlp.gate.layout();
-        let tokens = rows.map_or(x.len() / cols, <[u32]>::len);
+        let (gate, up) = (mlp.gate.layout(), mlp.up.layout());
+        let tokens = rows.map_or(x.len() / gate.cols, <[u32]>::len);
         if tokens == 0 {
             return;
         }
         with_memory(|Caller { x: first, up: second, between }| {
             between.clear();
-            between.resize(tokens * width, 0.0);
-            let to = Output::new(between, width);
-            let cut = Cut::new(&mlp.gate.layout(), tokens, self.pool.threads());
+            between.resize(tokens * gate.rows, 0.0);
+            let to = Output::new(between, gate.rows);
+            let way = self.way(&[gate, up], tokens);
+            let cut = Cut::new(&gate, way, self.pool.threads());
             // One preparation does for both, unless their formats differ.
-            let same = mlp.gate.layout() == mlp.up.layout();
-            if tokens <= FEW {
-                let gathered: Vec<f32>;
-                let x = match rows {
-                    None => x,
-                    Some(rows) => {
-                        gathered = gather(x, cols, rows);
-                        &gathered
-                    }
-                };
-                let gate = self.prepare(mlp.gate.layout(), x, first);
-                let up = if same { gate } else { self.prepare(mlp.up.layout(), x, second) };
-                let (gate, up) = ((mlp.gate, gate), (mlp.up, up));
-                self.pool.run(cut.tasks(), &|task| self.gated_rows(gate, up, cut.range(task), to));
-            } else {
-                let gate = self.pack(mlp.gate.layout(), x, rows, tokens, first);
-                let up = if same { gate } else { self.pack(mlp.up.layout(), x, rows, tokens, second) };
-                self.pool.run(cut.tasks(), &|task| {
-                    self.tiles(mlp.gate, gate, Some((mlp.up, up)), cut.range(task), to);
-                });
-            }
+            let of_gate = self.activations(way, gate, x, rows, first);
+            let of_up = if gate == up { of_gate } else { self.activations(way, up, x, rows, second) };
+            self.pool.run(cut.tasks(), &|task| {
+                self.multiply_gated((mlp.gate, of_gate), (mlp.up, of_up), cut.range(task), to);
+            });
             self.matmul_in(first, mlp.down, between, out);
         });
     }
 
     /// y[t, r] = w[r]·x[t] for rows that no other task writes.
-    pub(super) fn rows(self, w: MatrixView<'_>, x: Prepared<'_>, rows: Range<usize>, out: Output) {
-        TILE.with_borrow_mut(|tile| self.isa.run(Rows { w, x, rows, out, tile }));
+    pub(super) fn multiply(self, (w, x): Operand<'_>, rows: Range<usize>, out: Output) {
+        TASK.with_borrow_mut(|Task { few, many, tiles }| match x {
+            Activations::Few(x) => self.isa.run(Rows { w, x, rows, out, tile: few }),
+            Activations::Many(x) => self.isa.run(Tiles { w, x, up: None, rows, out, scratch: many }),
+            #[cfg(target_arch = "x86_64")]
+            Activations::Tiles(amx, x) => amx::multiply(amx, (w, x), None, rows, out, tiles),
+        });
     }
 
     /// h[t, r] = silu(gate[r]·x[t]) · (up[r]·x[t]) for rows that no other task writes.
-    pub(super) fn gated_rows(
+    ///
+    /// # Panics
+    /// If both activations were not made the same way.
+    pub(super) fn multiply_gated(
         self,
-        gate: (MatrixView<'_>, Prepared<'_>),
-        up: (MatrixView<'_>, Prepared<'_>),
+        (gate, of_gate): Operand<'_>,
+        (up, of_up): Operand<'_>,
         rows: Range<usize>,
         out: Output,
     ) {
-        TILE.with_borrow_mut(|tile| self.isa.run(GatedRows { gate, up, rows, out, tile }));
+        TASK.with_borrow_mut(|Task { few, many, tiles }| match (of_gate, of_up) {
+            (Activations::Few(x), Activations::Few(y)) => {
+                self.isa.run(GatedRows { gate: (gate, x), up: (up, y), rows, out, tile: few });
+            }
+            (Activations::Many(x), Activations::Many(y)) => {
+                self.isa.run(Tiles { w: gate, x, up: Some((up, y)), rows, out, scratch: many });
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Activations::Tiles(amx, x), Activations::Tiles(_, y)) => {
+                amx::multiply(amx, (gate, x), Some((up, y)), rows, out, tiles);
+            }
+            _ => panic!("both matrices of a gate are multiplied the same way"),
+        });
     }
 
-    /// Activations for [`Rows`].
-    pub(super) fn prepare<'m>(self, layout: MatrixLayout, x: &[f32], into: &'m mut Lines) -> Prepared<'m> {
-        self.isa.run(Prepare { layout, x, into })
+    /// Activations of [tokens, cols], or of its rows `rows`.
+    pub(super) fn activations<'m>(
+        self,
+        way: Way,
+        layout: MatrixLayout,
+        x: &[f32],
+        rows: Option<&[u32]>,
+        into: &'m mut Lines,
+    ) -> Activations<'m> {
+        match way {
+            Way::Few => {
+                let gathered: Vec<f32>;
+                let x = match rows {
+                    None => x,
+                    Some(rows) => {
+                        gathered = gather(x, layout.cols, rows);
+                        &gathered
+                    }
+                };
+                Activations::Few(self.isa.run(Prepare { layout, x, into }))
+            }
+            Way::Many => Activations::Many(self.pack(layout, x, rows, into)),
+            #[cfg(target_arch = "x86_64")]
+            Way::Tiles(amx, _) => {
+                Activations::Tiles(amx, amx::Packed::new(amx, self.pool, x, rows, layout.cols, into))
+            }
+        }
     }
 
     fn pack<'m>(
@@ -181,9 +260,9 @@ impl Compute<'_> {
         layout: MatrixLayout,
         x: &[f32],
         rows: Option<&[u32]>,
-        tokens: usize,
         into: &'m mut Lines,
     ) -> Packed<'m> {
+        let tokens = rows.map_or(x.len() / layout.cols, <[u32]>::len);
         let (floats, panels) = self.isa.run(PackedSize { layout, tokens });
         let values = into.take(floats);
         let out = Output::new(values, floats);
@@ -192,21 +271,10 @@ impl Compute<'_> {
         });
         Packed::new(values, panels, tokens)
     }
-
-    fn tiles(
-        self,
-        w: MatrixView<'_>,
-        x: Packed<'_>,
-        up: Option<(MatrixView<'_>, Packed<'_>)>,
-        rows: Range<usize>,
-        out: Output,
-    ) {
-        TILES.with_borrow_mut(|scratch| self.isa.run(Tiles { w, x, up, rows, out, scratch }));
-    }
 }
 
 /// Rows of x, one after another.
-pub(super) fn gather(x: &[f32], cols: usize, rows: &[u32]) -> Vec<f32> {
+fn gather(x: &[f32], cols: usize, rows: &[u32]) -> Vec<f32> {
     let mut gathered = Vec::with_capacity(rows.len() * cols);
     for &row in rows {
         gathered.extend_from_slice(&x[row as usize * cols..][..cols]);
@@ -214,7 +282,7 @@ pub(super) fn gather(x: &[f32], cols: usize, rows: &[u32]) -> Vec<f32> {
     gathered
 }
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::quant::{Format, fp8, int4};
     use proptest::prelude::*;
@@ -227,7 +295,8 @@ mod tests {
         Isa::ALL.into_iter().filter(|isa| isa.available())
     }
 
-    fn naive(w: MatrixView<'_>, x: &[f32]) -> Vec<f64> {
+    /// In f64, [tokens, rows].
+    pub(in crate::device::cpu) fn naive(w: MatrixView<'_>, x: &[f32]) -> Vec<f64> {
         let (rows, cols) = (w.layout().rows, w.layout().cols);
         let mut row = vec![0.0; cols];
         let tokens = x.len() / cols;
@@ -243,7 +312,7 @@ mod tests {
     }
 
     /// Random bytes that are finite in the given format.
-    fn weights(layout: MatrixLayout, seed: u64) -> (Vec<u8>, Vec<u8>) {
+    pub(in crate::device::cpu) fn weights(layout: MatrixLayout, seed: u64) -> (Vec<u8>, Vec<u8>) {
         use rand_core::Rng;
         let mut rng = rand_pcg::Pcg64Mcg::new(u128::from(seed) | 1);
         let mut uniform = move || (rng.next_u32() >> 8) as f32 / (1 << 24) as f32 - 0.5;

@@ -2,6 +2,8 @@
 //!
 //! Results do not depend on the number of threads: every output element is computed by one task in one order.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 pub mod ceiling;
 mod cores;

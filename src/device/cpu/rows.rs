@@ -35,8 +35,9 @@ impl Output {
         Output { origin, ..*self }
     }
 
+    /// Where an element lies.
     #[inline(always)]
-    fn at(&self, token: usize, row: usize) -> *mut f32 {
+    pub(super) fn at(&self, token: usize, row: usize) -> *mut f32 {
         let at = self.origin + (token * self.stride + row) as isize;
         debug_assert!((0..self.len as isize).contains(&at), "row {row} of token {token}");
         self.first.wrapping_offset(at)

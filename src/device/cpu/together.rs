@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use super::format::{Lines, Prepared};
-use super::matmul::{Compute, Cut, gather};
+use super::format::Lines;
+use super::matmul::{Activations, Compute, Cut, Way};
 use super::rows::Output;
 use super::workers::{HostJob, JobPanic};
 use crate::checkpoint::weights::GatedMlp;
@@ -17,11 +17,11 @@ struct Work<'a> {
     /// Its place among the caller's jobs.
     at: usize,
     mlp: GatedMlp<MatrixView<'a>>,
-    gate: Prepared<'a>,
-    up: Prepared<'a>,
+    way: Way,
+    gate: Activations<'a>,
+    up: Activations<'a>,
     /// [tokens, width].
     between: Output,
-    tokens: usize,
 }
 
 thread_local! {
@@ -67,26 +67,24 @@ fn run_in(
     let panics = Panics::default();
     let mut works = Vec::with_capacity(jobs.len());
     for ((at, job), Memory { prepared: [first, second], between }) in jobs.iter().zip(memory.iter_mut()) {
-        let GatedMlp { gate, up, .. } = &job.mlp;
+        let (gate, up) = (job.mlp.gate.layout(), job.mlp.up.layout());
         panics.catch(*at, || {
-            let rows = gather(x, gate.layout().cols, &job.tokens);
-            let of_gate = compute.prepare(gate.layout(), &rows, first);
-            let same = gate.layout() == up.layout();
-            let of_up = if same { of_gate } else { compute.prepare(up.layout(), &rows, second) };
             let (mlp, tokens) = (job.mlp.map(|view| *view), job.tokens.len());
+            let (way, rows) = (compute.way(&[gate, up], tokens), Some(&*job.tokens));
+            let of_gate = compute.activations(way, gate, x, rows, first);
+            let of_up = if gate == up { of_gate } else { compute.activations(way, up, x, rows, second) };
             // What is left from before is written over.
-            let between = Output::new(between.take(tokens * gate.layout().rows), gate.layout().rows);
-            works.push(Work { at: *at, mlp, gate: of_gate, up: of_up, between, tokens });
+            let between = Output::new(between.take(tokens * gate.rows), gate.rows);
+            works.push(Work { at: *at, mlp, way, gate: of_gate, up: of_up, between });
         });
     }
-    let tasks =
-        Tasks::new(works.iter().map(|w| Cut::new(&w.mlp.gate.layout(), w.tokens, compute.pool.threads())));
+    let threads = compute.pool.threads();
+    let tasks = Tasks::new(works.iter().map(|w| Cut::new(&w.mlp.gate.layout(), w.way, threads)));
     compute.pool.run(tasks.count(), &|task| {
         let (work, cut, part) = tasks.of(task);
         let Work { at, mlp, gate, up, between, .. } = &works[work];
         panics.catch(*at, || {
-            let (gate, up) = ((mlp.gate, *gate), (mlp.up, *up));
-            compute.gated_rows(gate, up, cut.range(part), *between);
+            compute.multiply_gated((mlp.gate, *gate), (mlp.up, *up), cut.range(part), *between);
         });
     });
     drop(works);
@@ -98,16 +96,21 @@ fn run_in(
             let tokens = job.tokens.len();
             assert_eq!(job.out.len(), tokens * down.layout().rows, "results of {tokens} tokens");
             let between = between.take(tokens * job.mlp.gate.layout().rows);
-            let x = compute.prepare(down.layout(), between, first);
-            works.push((*at, down, x, Output::new(job.out, down.layout().rows)));
+            let way = compute.way(&[down.layout()], tokens);
+            let x = compute.activations(way, down.layout(), between, None, first);
+            works.push((
+                *at,
+                Cut::new(&down.layout(), way, threads),
+                (down, x),
+                Output::new(job.out, down.layout().rows),
+            ));
         });
     }
-    let cuts = works.iter().map(|(_, down, x, _)| Cut::new(&down.layout(), x.tokens, compute.pool.threads()));
-    let tasks = Tasks::new(cuts);
+    let tasks = Tasks::new(works.iter().map(|(_, cut, ..)| *cut));
     compute.pool.run(tasks.count(), &|task| {
         let (work, cut, part) = tasks.of(task);
-        let (at, w, x, out) = works[work];
-        panics.catch(at, || compute.rows(w, x, cut.range(part), out));
+        let (at, _, down, out) = works[work];
+        panics.catch(at, || compute.multiply(down, cut.range(part), out));
     });
     panics.first()
 }

@@ -5,7 +5,8 @@
 
 use super::{Attend, Memory};
 use crate::device::KV_PAGE;
-use crate::device::cpu::format::{Lines, Prepare, RowBytes, Weights, with_weights};
+use crate::device::cpu::format::{Lines, RowBytes, Weights, with_weights};
+use crate::device::cpu::matmul::Way;
 use crate::device::cpu::rows::Output;
 use crate::quant::MatrixView;
 use crate::simd::{Kernel, Simd};
@@ -20,7 +21,8 @@ const MOST_SPLITS: usize = 64;
 pub(super) fn run(attend: &Attend<'_>, memory: &mut Memory) {
     let a = attend.call.attention;
     let (heads, latent, dim) = (a.num_heads, a.kv_lora_rank, a.cached_dim());
-    let (pool, isa) = (attend.compute.pool, attend.compute.isa);
+    let compute = attend.compute;
+    let (pool, isa) = (compute.pool, compute.isa);
     let Memory { queries, partial, .. } = memory;
 
     let queries = queries.take(attend.tokens * heads * dim);
@@ -60,12 +62,12 @@ pub(super) fn run(attend: &Attend<'_>, memory: &mut Memory) {
             let parts = (0..splits).map(|s| &partial[(s * rows + token * heads + head) * width..][..width]);
             merge(parts, &mut mixed);
             let (x, w) = (&mixed, attend.kv_b);
-            let x = isa.run(Prepare { layout: w.layout(), x, into: &mut lines });
+            let x = compute.activations(Way::Few, w.layout(), x, None, &mut lines);
             let rows = a.nope_head_dim + a.v_head_dim;
             let values = head * rows + a.nope_head_dim..(head + 1) * rows;
             // Row `values.start` of the matrix is the head's first column of the token's results.
             let out = attend.out.moved(token, head * a.v_head_dim, values.start);
-            attend.compute.rows(w, x, values, out);
+            compute.multiply((w, x), values, out);
         }
     });
 }
