@@ -192,11 +192,13 @@ impl Compute<'_> {
 
     /// y[t, r] = w[r]·x[t] for rows that no other task writes.
     pub(super) fn multiply(self, (w, x): Operand<'_>, rows: Range<usize>, out: Output) {
-        TASK.with_borrow_mut(|Task { few, many, tiles }| match x {
-            Activations::Few(x) => self.isa.run(Rows { w, x, rows, out, tile: few }),
-            Activations::Many(x) => self.isa.run(Tiles { w, x, up: None, rows, out, scratch: many }),
+        TASK.with_borrow_mut(|task| match x {
+            Activations::Few(x) => self.isa.run(Rows { w, x, rows, out, tile: &mut task.few }),
+            Activations::Many(x) => {
+                self.isa.run(Tiles { w, x, up: None, rows, out, scratch: &mut task.many })
+            }
             #[cfg(target_arch = "x86_64")]
-            Activations::Tiles(amx, x) => amx::multiply(amx, (w, x), None, rows, out, tiles),
+            Activations::Tiles(amx, x) => amx::multiply(amx, (w, x), None, rows, out, &mut task.tiles),
         });
     }
 
@@ -211,16 +213,16 @@ impl Compute<'_> {
         rows: Range<usize>,
         out: Output,
     ) {
-        TASK.with_borrow_mut(|Task { few, many, tiles }| match (of_gate, of_up) {
+        TASK.with_borrow_mut(|task| match (of_gate, of_up) {
             (Activations::Few(x), Activations::Few(y)) => {
-                self.isa.run(GatedRows { gate: (gate, x), up: (up, y), rows, out, tile: few });
+                self.isa.run(GatedRows { gate: (gate, x), up: (up, y), rows, out, tile: &mut task.few });
             }
             (Activations::Many(x), Activations::Many(y)) => {
-                self.isa.run(Tiles { w: gate, x, up: Some((up, y)), rows, out, scratch: many });
+                self.isa.run(Tiles { w: gate, x, up: Some((up, y)), rows, out, scratch: &mut task.many });
             }
             #[cfg(target_arch = "x86_64")]
             (Activations::Tiles(amx, x), Activations::Tiles(_, y)) => {
-                amx::multiply(amx, (gate, x), Some((up, y)), rows, out, tiles);
+                amx::multiply(amx, (gate, x), Some((up, y)), rows, out, &mut task.tiles);
             }
             _ => panic!("both matrices of a gate are multiplied the same way"),
         });

@@ -69,8 +69,8 @@ pub(super) fn fewest(format: Format) -> Option<usize> {
 /// y[t, r] = w[r]·x[t] for `rows`, which no other task writes; or silu(w[r]·x[t]) · (up[r]·x[t]).
 ///
 /// # Panics
-/// If a format has no tiles ([`fewest`]), activations were packed for other columns, `rows` begins at no multiple of 32 or ends
-/// beyond the matrix.
+/// If a format has no tiles ([`fewest`]), activations were packed for other columns, `rows` is empty, begins at no multiple of 64
+/// or ends beyond the matrix.
 pub(super) fn multiply(
     amx: Amx,
     w: Operand<'_>,
@@ -83,7 +83,8 @@ pub(super) fn multiply(
     for (matrix, x) in [Some(w), up].into_iter().flatten() {
         let layout = matrix.layout();
         assert!(layout.cols == cols && x.is_of(cols) && x.tokens == tokens, "packed for {layout:?}");
-        assert!(rows.start.is_multiple_of(ROWS_AT_ONCE) && rows.end <= layout.rows, "{rows:?} of {layout:?}");
+        let fits = rows.start.is_multiple_of(ROWS_AT_ONCE) && rows.end <= layout.rows;
+        assert!(fits && !rows.is_empty(), "{rows:?} of {layout:?}");
     }
     // SAFETY: `Amx` says that the processor has what this is compiled for.
     unsafe { blocks(amx, w, up, rows, out, scratch) }
@@ -265,6 +266,9 @@ impl Block<'_> {
         let (even, odd) = unscaled.split_at_mut(4 * TILE);
         let unscaled = [even.as_mut_ptr(), odd.as_mut_ptr()];
         let few = is_few(&self.groups);
+        // The one way to the sums from here on.
+        assert_eq!(sums.len(), self.floats(), "sums of {:?}", self.rows);
+        let sums = sums.as_mut_ptr();
         let mut before: Option<Unscaled> = None;
         for depth in columns.clone().step_by(DEPTH) {
             let part = (depth - columns.start) / amx::DEPTH * PARTS * TILE;
@@ -286,12 +290,10 @@ impl Block<'_> {
                         let meeting = Meeting::FourByOne([left(0), left(1), left(2), left(3)], right(0));
                         (meeting, [sum(0, 0), sum(1, 0), sum(2, 0), sum(3, 0)])
                     };
-                    let mut sums_at = [std::ptr::null_mut(); 4];
-                    for (to, at) in sums_at.iter_mut().zip(at) {
-                        *to = sums[at..][..TILE].as_mut_ptr();
-                    }
-                    // SAFETY: the tiles of DEPTH columns lie behind each other on both sides; there is a whole tile at each sum.
+                    // SAFETY: the tiles of DEPTH columns lie behind each other on both sides; there is a tile of sums for each of the
+                    // block's groups of rows and of tokens; two times four tiles take turns as what is not scaled yet.
                     unsafe {
+                        let sums = [sums.add(at[0]), sums.add(at[1]), sums.add(at[2]), sums.add(at[3])];
                         self.tiles.clear();
                         for step in 0..STEPS {
                             self.tiles.multiply::<PARTS>(
@@ -314,14 +316,14 @@ impl Block<'_> {
                         let from = unscaled[turn];
                         self.tiles.store([from, from.add(TILE), from.add(2 * TILE), from.add(3 * TILE)]);
                         let scale = scale(w, self.rows.start + row_group * ROWS, depth);
-                        before = Some(Unscaled { from, scale, sums: sums_at });
+                        before = Some(Unscaled { from, scale, sums });
                     }
                 }
             }
         }
         if let Some(before) = before {
             for tile in 0..4 {
-                // SAFETY: these are the features.
+                // SAFETY: as above.
                 unsafe { before.add(tile) }
             }
         }
