@@ -19,6 +19,9 @@ pub(crate) const BYTES: usize = ROWS * ROW_BYTES;
 
 const ROW_BYTES: usize = 64;
 
+/// Parts of a right tile that [`Tiles::multiply`] adds up.
+pub(crate) const RIGHT_PARTS: usize = 3;
+
 /// That this processor has AMX with bfloat16 products and what [`Isa::Avx512Vbmi`](super::Isa::Avx512Vbmi) is, and that the system lets
 /// this process use tiles.
 #[derive(Debug, Clone, Copy)]
@@ -166,105 +169,103 @@ impl Tiles {
     pub(crate) unsafe fn multiply<const PARTS: usize>(&self, meeting: Meeting) {
         const { assert!(PARTS == 1 || PARTS == 2) };
         // A product takes 52 cycles and every 16 one can begin: those on the same sum are kept apart.
-        // SAFETY: tiles are set up, and the caller's.
-        unsafe {
-            match meeting {
-                Meeting::TwoByTwo([a, b], [x, y]) => {
-                    asm!(
-                        "tileloadd tmm6, [{x} + {stride}]",
-                        "tileloadd tmm4, [{a} + {stride}]",
-                        "tileloadd tmm7, [{y} + {stride}]",
-                        "tileloadd tmm5, [{b} + {stride}]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tdpbf16ps tmm2, tmm5, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        "tileloadd tmm6, [{x} + {stride} + 1024]",
-                        "tileloadd tmm7, [{y} + {stride} + 1024]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tdpbf16ps tmm2, tmm5, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        "tileloadd tmm6, [{x} + {stride} + 2048]",
-                        "tileloadd tmm7, [{y} + {stride} + 2048]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tdpbf16ps tmm2, tmm5, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        a = in(reg) a, b = in(reg) b, x = in(reg) x, y = in(reg) y,
-                        stride = in(reg) ROW_BYTES,
-                        options(nostack, readonly, preserves_flags)
-                    );
-                    if PARTS == 2 {
-                        asm!(
-                            "tileloadd tmm6, [{x} + {stride}]",
-                            "tileloadd tmm4, [{a} + {stride} + 1024]",
-                            "tileloadd tmm7, [{y} + {stride}]",
-                            "tileloadd tmm5, [{b} + {stride} + 1024]",
-                            "tdpbf16ps tmm0, tmm4, tmm6",
-                            "tdpbf16ps tmm1, tmm4, tmm7",
-                            "tdpbf16ps tmm2, tmm5, tmm6",
-                            "tdpbf16ps tmm3, tmm5, tmm7",
-                            "tileloadd tmm6, [{x} + {stride} + 1024]",
-                            "tileloadd tmm7, [{y} + {stride} + 1024]",
-                            "tdpbf16ps tmm0, tmm4, tmm6",
-                            "tdpbf16ps tmm1, tmm4, tmm7",
-                            "tdpbf16ps tmm2, tmm5, tmm6",
-                            "tdpbf16ps tmm3, tmm5, tmm7",
-                            a = in(reg) a, b = in(reg) b, x = in(reg) x, y = in(reg) y,
-                            stride = in(reg) ROW_BYTES,
-                            options(nostack, readonly, preserves_flags)
-                        );
+        for part in 0..PARTS {
+            let right = RIGHT_PARTS - part;
+            // SAFETY: the caller's.
+            unsafe {
+                match meeting.further(part * BYTES, 0) {
+                    Meeting::TwoByTwo(left, [x, y]) => {
+                        self.left(left);
+                        for at in (0..right * BYTES).step_by(BYTES) {
+                            self.two_by_two(x.wrapping_add(at), y.wrapping_add(at));
+                        }
                     }
-                }
-                Meeting::FourByOne([a, b, c, d], x) => {
-                    asm!(
-                        "tileloadd tmm6, [{x} + {stride}]",
-                        "tileloadd tmm4, [{a} + {stride}]",
-                        "tileloadd tmm5, [{b} + {stride}]",
-                        "tileloadd tmm7, [{x} + {stride} + 1024]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm1, tmm5, tmm6",
-                        "tdpbf16ps tmm0, tmm4, tmm7",
-                        "tdpbf16ps tmm1, tmm5, tmm7",
-                        "tileloadd tmm6, [{x} + {stride} + 2048]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm1, tmm5, tmm6",
-                        "tileloadd tmm4, [{c} + {stride}]",
-                        "tileloadd tmm5, [{d} + {stride}]",
-                        "tdpbf16ps tmm2, tmm4, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm6",
-                        "tdpbf16ps tmm2, tmm4, tmm7",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        "tileloadd tmm6, [{x} + {stride}]",
-                        "tdpbf16ps tmm2, tmm4, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm6",
-                        a = in(reg) a, b = in(reg) b, c = in(reg) c, d = in(reg) d, x = in(reg) x,
-                        stride = in(reg) ROW_BYTES,
-                        options(nostack, readonly, preserves_flags)
-                    );
-                    if PARTS == 2 {
-                        // The right parts are where the last products left them.
-                        asm!(
-                            "tileloadd tmm4, [{a} + {stride} + 1024]",
-                            "tileloadd tmm5, [{b} + {stride} + 1024]",
-                            "tdpbf16ps tmm0, tmm4, tmm6",
-                            "tdpbf16ps tmm1, tmm5, tmm6",
-                            "tdpbf16ps tmm0, tmm4, tmm7",
-                            "tdpbf16ps tmm1, tmm5, tmm7",
-                            "tileloadd tmm4, [{c} + {stride} + 1024]",
-                            "tileloadd tmm5, [{d} + {stride} + 1024]",
-                            "tdpbf16ps tmm2, tmm4, tmm6",
-                            "tdpbf16ps tmm3, tmm5, tmm6",
-                            "tdpbf16ps tmm2, tmm4, tmm7",
-                            "tdpbf16ps tmm3, tmm5, tmm7",
-                            a = in(reg) a, b = in(reg) b, c = in(reg) c, d = in(reg) d,
-                            stride = in(reg) ROW_BYTES,
-                            options(nostack, readonly, preserves_flags)
-                        );
+                    Meeting::FourByOne([a, b, c, d], x) => {
+                        self.left([a, b]);
+                        for at in (0..right * BYTES).step_by(BYTES) {
+                            self.first_two(x.wrapping_add(at));
+                        }
+                        self.left([c, d]);
+                        for at in (0..right * BYTES).step_by(BYTES) {
+                            self.last_two(x.wrapping_add(at));
+                        }
                     }
                 }
             }
+        }
+    }
+
+    /// Takes two left tiles.
+    ///
+    /// # Safety
+    /// They are readable.
+    #[inline(always)]
+    unsafe fn left(&self, [a, b]: [*const u8; 2]) {
+        // SAFETY: tiles are set up, and the caller's.
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{a} + {stride}]",
+                "tileloadd tmm5, [{b} + {stride}]",
+                a = in(reg) a, b = in(reg) b, stride = in(reg) ROW_BYTES,
+                options(nostack, readonly, preserves_flags)
+            );
+        }
+    }
+
+    /// Both left tiles with two right ones.
+    ///
+    /// # Safety
+    /// They are readable.
+    #[inline(always)]
+    unsafe fn two_by_two(&self, x: *const u8, y: *const u8) {
+        // SAFETY: tiles are set up, and the caller's.
+        unsafe {
+            asm!(
+                "tileloadd tmm6, [{x} + {stride}]",
+                "tileloadd tmm7, [{y} + {stride}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                x = in(reg) x, y = in(reg) y, stride = in(reg) ROW_BYTES,
+                options(nostack, readonly, preserves_flags)
+            );
+        }
+    }
+
+    /// Both left tiles with one right one, into the first two sums.
+    ///
+    /// # Safety
+    /// It is readable.
+    #[inline(always)]
+    unsafe fn first_two(&self, x: *const u8) {
+        // SAFETY: tiles are set up, and the caller's.
+        unsafe {
+            asm!(
+                "tileloadd tmm6, [{x} + {stride}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm5, tmm6",
+                x = in(reg) x, stride = in(reg) ROW_BYTES,
+                options(nostack, readonly, preserves_flags)
+            );
+        }
+    }
+
+    /// The same into the last two.
+    ///
+    /// # Safety
+    /// It is readable.
+    #[inline(always)]
+    unsafe fn last_two(&self, x: *const u8) {
+        // SAFETY: tiles are set up, and the caller's.
+        unsafe {
+            asm!(
+                "tileloadd tmm7, [{x} + {stride}]",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                x = in(reg) x, stride = in(reg) ROW_BYTES,
+                options(nostack, readonly, preserves_flags)
+            );
         }
     }
 }

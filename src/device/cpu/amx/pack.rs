@@ -7,13 +7,10 @@ use super::super::format::Lines;
 use super::super::pool::Pool;
 use super::super::rows::Output;
 use super::DEPTH;
-use crate::simd::amx::{self, Amx, ROWS};
+use crate::simd::amx::{self, Amx, RIGHT_PARTS as PARTS, ROWS};
 
 /// Floats' room that a tile takes.
 pub(super) const TILE: usize = amx::BYTES / size_of::<f32>();
-
-/// Parts of an activation.
-pub(super) const PARTS: usize = 3;
 
 /// Columns that a task packs at least.
 const TASK: usize = 1024;
@@ -146,11 +143,11 @@ static ODD: [u16; 32] = {
 /// so nothing but an upper half.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi")]
-pub(super) fn split(values: [__m512; 2]) -> [__m512i; 3] {
+pub(super) fn split(values: [__m512; 2]) -> [__m512i; PARTS] {
     // SAFETY: a register's worth is readable.
     let odd = unsafe { _mm512_loadu_si512(ODD.as_ptr().cast()) };
     let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-    let mut parts = [_mm512_setzero_si512(); 3];
+    let mut parts = [_mm512_setzero_si512(); PARTS];
     let mut left = values;
     for part in &mut parts {
         let [a, b] = left;
