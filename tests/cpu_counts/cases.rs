@@ -67,7 +67,7 @@ impl<'a> Cases<'a> {
         Cases { device: CpuDevice::new(1).expect("a thread"), config, visit }
     }
 
-    /// An expert: `rows.rs` for one token, `narrow.rs` for a few, `gemm.rs` for many. Its down matrix has few rows, or they would
+    /// An expert: `rows.rs` for one token, `narrow.rs` for a few, `gemm.rs` or `amx/` for many. Its down matrix has few rows, or they would
     /// be most of the count; it is computed as linear ones are.
     fn expert(&mut self, format: Format, tokens: usize, spans: usize) {
         let hidden = spans * span(self.device.isa());

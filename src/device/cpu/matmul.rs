@@ -14,7 +14,7 @@ use super::rows::{GatedRows, Output, Rows};
 use crate::checkpoint::weights::GatedMlp;
 use crate::quant::{MatrixLayout, MatrixView};
 #[cfg(target_arch = "x86_64")]
-use crate::simd::amx::Amx;
+use crate::simd::amx::{Amx, ROWS};
 
 /// Tokens up to which columns stand in the lanes. Beyond, tokens do.
 pub(super) const FEW: usize = narrow::MOST;
@@ -131,7 +131,7 @@ impl Compute<'_> {
             && layouts.iter().all(|w| amx::fewest(w.format).is_some_and(|fewest| tokens >= fewest))
             && let Some(amx) = Amx::get()
         {
-            return Way::Tiles(amx, tokens.div_ceil(16));
+            return Way::Tiles(amx, tokens.div_ceil(ROWS));
         }
         if tokens <= FEW { Way::Few } else { Way::Many }
     }

@@ -105,19 +105,19 @@ fn blocks(
     let groups = w.1.groups();
     for from in (0..groups).step_by(GROUPS) {
         let groups = from..groups.min(from + GROUPS);
-        let plan = Plan { operands: [Some(w), up], rows: rows.clone(), few: is_few(&groups) };
+        let plan = Plan { w, up, rows: rows.clone(), few: is_few(&groups) };
         let mut slab = plan.first();
         plan.decoding(slab, now).some(usize::MAX);
         loop {
             let next = plan.after(slab);
             let block = Block { tiles: &tiles, rows: plan.rows_of(slab), groups: groups.clone() };
-            let of_operand = sums[slab.operand].take(block.floats());
+            let of_operand = sums[usize::from(slab.second)].take(block.floats());
             if slab.column == 0 {
                 of_operand.fill(0.0);
             }
             let mut decoding = next.map(|next| plan.decoding(next, then));
             let columns = plan.columns_of(slab);
-            block.add(plan.operand(slab), columns, now, unscaled.take(8 * TILE), of_operand, &mut decoding);
+            block.add(slab.operand, columns, now, unscaled.take(8 * TILE), of_operand, &mut decoding);
             if let Some(mut decoding) = decoding {
                 decoding.some(usize::MAX);
             }
@@ -139,7 +139,8 @@ fn is_few(groups: &Range<usize>) -> bool {
 /// In which order slabs are multiplied: those of both matrices in turn, which share activations, along a block of rows, then the next
 /// block.
 struct Plan<'a> {
-    operands: [Option<Operand<'a>>; 2],
+    w: Operand<'a>,
+    up: Option<Operand<'a>>,
     rows: Range<usize>,
     /// See [`is_few`].
     few: bool,
@@ -147,8 +148,10 @@ struct Plan<'a> {
 
 /// Some columns of a block of rows of one of the matrices.
 #[derive(Clone, Copy)]
-struct Slab {
-    operand: usize,
+struct Slab<'a> {
+    operand: Operand<'a>,
+    /// Whether that is `up`.
+    second: bool,
     row: usize,
     column: usize,
 }
@@ -159,38 +162,40 @@ impl<'a> Plan<'a> {
         if self.few { ROWS_AT_ONCE } else { BLOCK }
     }
 
-    fn first(&self) -> Slab {
-        Slab { operand: 0, row: self.rows.start, column: 0 }
+    fn first(&self) -> Slab<'a> {
+        self.slab(self.rows.start, 0)
     }
 
-    fn after(&self, slab: Slab) -> Option<Slab> {
-        let Slab { operand, row, column } = slab;
-        if operand == 0 && self.operands[1].is_some() {
-            return Some(Slab { operand: 1, ..slab });
+    fn slab(&self, row: usize, column: usize) -> Slab<'a> {
+        Slab { operand: self.w, second: false, row, column }
+    }
+
+    fn after(&self, slab: Slab<'a>) -> Option<Slab<'a>> {
+        if let Some(up) = self.up
+            && !slab.second
+        {
+            return Some(Slab { operand: up, second: true, ..slab });
         }
-        if column + SLAB < self.operand(slab).0.layout().cols {
-            return Some(Slab { operand: 0, row, column: column + SLAB });
+        let (row, column) = (slab.row, slab.column + SLAB);
+        if column < self.w.0.layout().cols {
+            return Some(self.slab(row, column));
         }
-        (row + self.size() < self.rows.end).then_some(Slab { operand: 0, row: row + self.size(), column: 0 })
+        (row + self.size() < self.rows.end).then(|| self.slab(row + self.size(), 0))
     }
 
-    fn operand(&self, slab: Slab) -> Operand<'a> {
-        self.operands[slab.operand].expect("a slab is of a matrix")
-    }
-
-    fn rows_of(&self, slab: Slab) -> Range<usize> {
+    fn rows_of(&self, slab: Slab<'a>) -> Range<usize> {
         slab.row..self.rows.end.min(slab.row + self.size())
     }
 
-    fn columns_of(&self, slab: Slab) -> Range<usize> {
-        let cols = self.operand(slab).0.layout().cols;
+    fn columns_of(&self, slab: Slab<'a>) -> Range<usize> {
+        let cols = slab.operand.0.layout().cols;
         slab.column..cols.next_multiple_of(DEPTH).min(slab.column + SLAB)
     }
 
     /// Begins to decode a slab. With few tokens, what follows it in its matrix is asked for meanwhile; otherwise the slab itself
     /// is before, between products.
-    fn decoding<'m>(&self, slab: Slab, into: &'m mut Lines) -> Decoding<'a, 'm> {
-        let w = self.operand(slab).0;
+    fn decoding<'m>(&self, slab: Slab<'a>, into: &'m mut Lines) -> Decoding<'a, 'm> {
+        let w = slab.operand.0;
         let layout = w.layout();
         let columns = self.columns_of(slab);
         let byte = |row: usize, column: usize| {

@@ -1,4 +1,4 @@
-//! Against products in f64. Where the processor has no tiles there is nothing to test.
+//! Against products in f64. Where the processor has no tiles all but the last have nothing to test.
 
 use super::super::Isa;
 use super::super::matmul::Compute;
